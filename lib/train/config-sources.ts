@@ -1,0 +1,150 @@
+// Where the value of an option comes from: flag > environment > config file > default. Refuses unknown keys of a file
+// and near misses among the SHARDLOOP_ variables. Does not know what the options mean (config.ts does).
+import { readFileSync } from 'node:fs';
+import { parse as parseYaml } from 'yaml';
+import type { z } from 'zod';
+import { ShardloopError } from '../core/errors.js';
+import { type ConfigSchema, finetuneSchema, pretrainSchema } from './config.js';
+import { nearest } from './nearest.js';
+
+export type Source = 'flag' | 'env' | 'file' | 'default';
+export interface Resolved<T> {
+  config: T;
+  /** Where each key's value came from. */
+  sources: Record<string, Source>;
+}
+
+export interface Given {
+  /** Values of flags by key (camelCase); strings are converted to the key's type. */
+  flags?: Record<string, unknown>;
+  env?: Record<string, string | undefined>;
+  /** Path of a YAML or JSON file. */
+  file?: string;
+}
+
+/** SHARDLOOP_ variables that are no option of a training run. */
+const OTHER_VARIABLES = new Set(['LIBTORCH', 'CACHE', 'CACHE_DIR', 'ADDON', 'PYTHON', 'CUDA', 'DEBUG']);
+
+/** The option's type under its defaults: what a flag or variable must be converted to. */
+export function baseType(field: z.ZodType): { type: string; options: string[]; takesNumber: boolean } {
+  let inner = field as unknown as {
+    def: { type: string; innerType?: z.ZodType; options?: z.ZodType[]; entries?: object };
+  };
+  while (inner.def.innerType) inner = inner.def.innerType as unknown as typeof inner;
+  const members = (inner.def.options ?? []).map((option) => baseType(option));
+  return {
+    type: inner.def.type,
+    options: [...Object.keys(inner.def.entries ?? {}), ...members.flatMap((member) => member.options)],
+    takesNumber: inner.def.type === 'number' || members.some((member) => member.takesNumber),
+  };
+}
+
+export const kebab = (key: string) => key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+const camel = (key: string) => key.replace(/[-_]([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
+export const variable = (key: string) => `SHARDLOOP_${kebab(key).replace(/-/g, '_').toUpperCase()}`;
+
+/**
+ * Resolve and check all options at once.
+ * @throws ShardloopError BAD_CONFIG naming every option that is wrong, where it came from and what was expected.
+ */
+export function resolveConfig<S extends ConfigSchema>(schema: S, given: Given): Resolved<z.infer<S>> {
+  const keys = Object.keys(schema.shape);
+  const problems: string[] = [];
+  const values: Record<string, unknown> = {};
+  const sources: Record<string, Source> = Object.fromEntries(keys.map((key) => [key, 'default' as const]));
+  const take = (source: Source, key: string, value: unknown) => {
+    values[key] = typeof value === 'string' ? fromText(fieldOf(schema, key), value) : value;
+    sources[key] = source;
+  };
+
+  for (const [name, value] of Object.entries(given.file ? readConfigFile(given.file) : {})) {
+    const key = camel(name);
+    if (!keys.includes(key)) problems.push(`unknown key ${name} in ${given.file}${meant(name, keys)}`);
+    else if (value !== null) take('file', key, value);
+  }
+  for (const key of keys) {
+    const value = given.env?.[variable(key)];
+    if (value !== undefined && value !== '') take('env', key, value);
+  }
+  problems.push(...misspeltVariables(given.env ?? {}));
+  for (const [name, value] of Object.entries(given.flags ?? {})) {
+    if (value === undefined) continue;
+    if (!keys.includes(name)) problems.push(`unknown option --${kebab(name)}${meant(name, keys)}`);
+    else take('flag', name, value);
+  }
+
+  const parsed = schema.safeParse(values);
+  for (const issue of parsed.error?.issues ?? []) {
+    const key = String(issue.path[0] ?? '');
+    if (values[key] === undefined) problems.push(`--${kebab(key)} is required: ${fieldOf(schema, key).description}`);
+    else
+      problems.push(
+        `${spelt(key, sources[key]!, given.file)}: ${expectation(fieldOf(schema, key), issue.message)}, received ${show(values[key])}`,
+      );
+  }
+  if (problems.length > 0) throw new ShardloopError('BAD_CONFIG', problems.join('\n'));
+  return { config: parsed.data as z.infer<S>, sources };
+}
+
+const fieldOf = (schema: ConfigSchema, key: string) => (schema.shape as Record<string, z.ZodType>)[key]!;
+const show = (value: unknown) => JSON.stringify(value) ?? String(value);
+
+/** How the user wrote the option. */
+function spelt(key: string, source: Source, file?: string): string {
+  if (source === 'env') return variable(key);
+  return source === 'file' ? `${key} in ${file}` : `--${kebab(key)}`;
+}
+
+function meant(name: string, candidates: string[]): string {
+  const near = nearest(name, candidates);
+  return near ? `; did you mean ${near}?` : '; see --help for the list';
+}
+
+function expectation(field: z.ZodType, message: string): string {
+  const { options, takesNumber, type } = baseType(field);
+  if (type === 'enum') return `expected one of ${options.join(', ')}`;
+  if (type === 'union' && options.length > 0)
+    return `expected ${options.join(', ')}${takesNumber ? ' or a number' : ''}`;
+  return message
+    .replace(/^Invalid input: /, '')
+    .replace(/^Too small: /, '')
+    .replace(/^Too big: /, '');
+}
+
+/** A flag's or variable's text as the type that the option has; text that does not fit stays text, and zod refuses it. */
+function fromText(field: z.ZodType, text: string): unknown {
+  const { type, takesNumber } = baseType(field);
+  if (takesNumber && /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text.trim())) return Number(text);
+  if (type === 'boolean' && /^(true|yes|on|1)$/i.test(text)) return true;
+  if (type === 'boolean' && /^(false|no|off|0)$/i.test(text)) return false;
+  return text;
+}
+
+function misspeltVariables(env: Record<string, string | undefined>): string[] {
+  const known = [finetuneSchema, pretrainSchema].flatMap((schema) => Object.keys(schema.shape)).map(variable);
+  return Object.keys(env)
+    .filter((name) => name.startsWith('SHARDLOOP_') && !known.includes(name))
+    .filter((name) => !OTHER_VARIABLES.has(name.slice('SHARDLOOP_'.length)))
+    .flatMap((name) => {
+      const near = nearest(name, known, name.length > 'SHARDLOOP_'.length + 5 ? 2 : 1);
+      return near ? [`unknown variable ${name}; did you mean ${near}?`] : [];
+    });
+}
+
+function readConfigFile(path: string): Record<string, unknown> {
+  let content: unknown;
+  try {
+    content = parseYaml(readFileSync(path, 'utf8'), { logLevel: 'error' }); // JSON is YAML
+  } catch (cause) {
+    const reason = (cause as NodeJS.ErrnoException).code === 'ENOENT' ? 'no such file' : (cause as Error).message;
+    throw new ShardloopError('BAD_CONFIG', `cannot read the config file ${path}: ${reason}`, { cause });
+  }
+  if (content === null || content === undefined) return {};
+  if (typeof content !== 'object' || Array.isArray(content)) {
+    throw new ShardloopError(
+      'BAD_CONFIG',
+      `${path}: expected keys and values (YAML or JSON), received ${show(content)}`,
+    );
+  }
+  return content as Record<string, unknown>;
+}

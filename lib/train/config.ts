@@ -1,0 +1,109 @@
+// The options of `pretrain` and `finetune`: one documented zod object each. The same keys are flags (--lora-rank),
+// environment variables (SHARDLOOP_LORA_RANK) and keys of a config file (loraRank or lora-rank).
+// Where a value comes from is decided in config-sources.ts; nothing here reads a file or the environment.
+import { z } from 'zod';
+
+const positive = () => z.number().positive();
+const whole = (least: number) => z.int().min(least);
+const share = () => z.number().min(0).max(1);
+
+/** Options that every kind of training shares. */
+const training = {
+  nproc: whole(1)
+    .default(1)
+    .describe('processes (ranks) to start on this host; under torchrun, Slurm or mpirun the launcher decides'),
+  epochs: positive().default(1).describe('passes over the data; a fraction stops in mid-epoch'),
+  maxSteps: whole(1).optional().describe('stop after this many steps, whatever `epochs` says'),
+  microBatch: whole(1).default(4).describe('records (with `pack`: packed sequences) a rank computes at once'),
+  gradAccum: whole(1)
+    .default(1)
+    .describe('micro-batches a rank adds up before a step; global batch = microBatch x gradAccum x ranks'),
+  lr: positive().default(2e-4).describe('peak learning rate'),
+  schedule: z
+    .enum(['constant', 'linear', 'cosine', 'wsd'])
+    .default('cosine')
+    .describe('learning rate after warm-up: constant, linear, cosine, or wsd (stable, then linear decay)'),
+  warmupSteps: whole(0).optional().describe('steps of linear warm-up (default: 3% of all steps)'),
+  minLrRatio: share().default(0).describe('learning rate at the end, as a share of the peak'),
+  decayRatio: share().default(0.2).describe('share of all steps in which `wsd` decays'),
+  optimizer: z.enum(['adamw', 'sgd', 'adafactor', 'lion']).default('adamw').describe('the update rule'),
+  weightDecay: z.number().min(0).default(0).describe('decoupled weight decay of matrices; biases and norms have none'),
+  beta1: share().default(0.9).describe('decay of the first moment (adamw, lion) or the momentum (sgd)'),
+  beta2: share().default(0.999).describe('decay of the second moment (adamw, lion)'),
+  epsilon: positive().default(1e-8).describe('added to the denominator (adamw)'),
+  clip: z.number().min(0).default(1).describe('largest global gradient norm; 0 does not clip'),
+  precision: z
+    .enum(['fp32', 'bf16', 'bf16-autocast'])
+    .default('fp32')
+    .describe('fp32; bf16: bf16 weights, fp32 master of what trains; bf16-autocast: fp32 weights, bf16 products'),
+  checkpointing: z
+    .union([z.enum(['off', 'full']), whole(1)])
+    .default('off')
+    .describe('activation checkpointing: off, full (recompute every segment), or N (recompute every N-th)'),
+  seed: whole(0).default(1).describe('of initial weights, shuffle and dropout'),
+  threads: whole(1).optional().describe('CPU threads a rank (default: the cores divided by the ranks)'),
+  device: z.enum(['auto', 'cpu', 'cuda']).default('auto').describe('auto takes CUDA where this build and host have it'),
+  saveSteps: whole(0).default(0).describe('write a checkpoint every N steps; 0: only when interrupted'),
+  saveTotalLimit: whole(1).default(2).describe('how many checkpoints are kept; older ones are removed'),
+  resume: z.string().optional().describe('`auto` (newest complete checkpoint in `out`, if any) or a checkpoint folder'),
+  evalSplit: z.number().min(0).max(0.9).default(0).describe('share of the records held out for evaluation'),
+  evalData: z.string().optional().describe('file of records for evaluation (instead of `evalSplit`)'),
+  evalSteps: whole(0).default(0).describe('evaluate every N steps; 0: only before the first and after the last'),
+  logSteps: whole(1).default(10).describe('without a terminal, print a line every N steps'),
+};
+
+/** Options of `shardloop finetune`. */
+export const finetuneSchema = z.strictObject({
+  model: z.string().min(1).describe('folder of a GPT-2-shaped Hugging Face model (required)'),
+  data: z.string().min(1).describe('file of records: JSON, JSONL (also .gz), CSV, Parquet or text (required)'),
+  out: z.string().min(1).describe('folder for the result, checkpoints and metrics (required)'),
+  format: z
+    .enum(['auto', 'json', 'jsonl', 'csv', 'parquet', 'text'])
+    .default('auto')
+    .describe('format of `data` and `evalData`; auto goes by the file name'),
+  method: z.enum(['lora', 'full']).default('lora').describe('train a LoRA adapter, or all weights'),
+  loraRank: whole(1).default(8).describe('rank of the adapter'),
+  loraAlpha: positive().default(16).describe('scale of the adapter: alpha / rank'),
+  loraDropout: z.number().min(0).max(0.99).default(0).describe('dropout before the adapter'),
+  targetModules: z
+    .union([z.string().min(1), z.array(z.string().min(1)).min(1)])
+    .default('all-linear')
+    .describe('what gets an adapter: all-linear, names (c_attn,c_proj), or /regular expression/'),
+  seqLen: whole(2).optional().describe("longest sequence in tokens (default: 512, or the model's context if shorter)"),
+  pack: z.boolean().default(false).describe('fill sequences with several records; attention does not cross them'),
+  template: z
+    .string()
+    .optional()
+    .describe("file with a chat template (Jinja), or `none` (default: the model folder's own, if it has one)"),
+  ...training,
+});
+
+/** Options of `shardloop pretrain`. */
+export const pretrainSchema = z.strictObject({
+  data: z.string().min(1).describe('text file, or records with a `text` field (required)'),
+  out: z.string().min(1).describe('folder for the result, checkpoints and metrics (required)'),
+  format: z
+    .enum(['auto', 'json', 'jsonl', 'csv', 'parquet', 'text'])
+    .default('auto')
+    .describe('format of `data` and `evalData`; auto goes by the file name'),
+  tokenizer: z.string().min(1).default('byte').describe('`byte`, or a folder with tokenizer.json'),
+  layers: whole(1).default(4).describe('transformer blocks'),
+  heads: whole(1).default(4).describe('attention heads of a block; must divide `width`'),
+  width: whole(1).default(128).describe('size of the residual stream'),
+  dropout: z.number().min(0).max(0.99).default(0).describe('of embeddings, attention and residuals'),
+  seqLen: whole(2).default(256).describe('context of the model, and length of a training sequence, in tokens'),
+  ...training,
+  lr: positive().default(1e-3).describe('peak learning rate'),
+  minLrRatio: share().default(0.1).describe('learning rate at the end, as a share of the peak'),
+  weightDecay: z
+    .number()
+    .min(0)
+    .default(0.1)
+    .describe('decoupled weight decay of matrices; biases and norms have none'),
+  beta2: share().default(0.95).describe('decay of the second moment (adamw, lion)'),
+});
+
+export type FinetuneConfig = z.infer<typeof finetuneSchema>;
+export type PretrainConfig = z.infer<typeof pretrainSchema>;
+export type TrainingConfig = FinetuneConfig | PretrainConfig;
+export type ConfigSchema = typeof finetuneSchema | typeof pretrainSchema;

@@ -1,0 +1,134 @@
+// Options: defaults, precedence, conversion, and what is refused with which words.
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { ShardloopError } from '../../lib/core/errors.js';
+import { finetuneSchema, pretrainSchema } from '../../lib/train/config.js';
+import { baseType, type Given, kebab, resolveConfig, variable } from '../../lib/train/config-sources.js';
+
+const needed = { model: 'm', data: 'd', out: 'o' };
+const resolve = (given: Given) => resolveConfig(finetuneSchema, { ...given, flags: { ...needed, ...given.flags } });
+const refusal = (given: Given): string => {
+  try {
+    resolve(given);
+  } catch (error) {
+    expect(error).toBeInstanceOf(ShardloopError);
+    expect((error as ShardloopError).code).toBe('BAD_CONFIG');
+    return (error as Error).message;
+  }
+  throw new Error('nothing was refused');
+};
+
+let folder: string;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'shardloop-config-'));
+});
+afterEach(() => rmSync(folder, { recursive: true }));
+const file = (text: string, name = 'run.yaml') => {
+  writeFileSync(join(folder, name), text);
+  return join(folder, name);
+};
+
+describe('precedence', () => {
+  it('takes a flag before the environment before the file before the default', () => {
+    const path = file('lora-rank: 2\nloraAlpha: 3\nlr: 4\n');
+    const env = { SHARDLOOP_LORA_RANK: '5', SHARDLOOP_LORA_ALPHA: '6', SHARDLOOP_EMPTY: '', SHARDLOOP_SEED: '' };
+    const { config, sources } = resolve({ file: path, env, flags: { loraRank: '7' } });
+    expect(config).toMatchObject({ loraRank: 7, loraAlpha: 6, lr: 4, seed: 1 });
+    expect(sources).toMatchObject({ loraRank: 'flag', loraAlpha: 'env', lr: 'file', seed: 'default' });
+  });
+
+  it('reads JSON as well, both spellings of a key, and null as not given', () => {
+    const path = file('{"micro-batch": 2, "gradAccum": 3, "maxSteps": null}', 'run.json');
+    expect(resolve({ file: path }).config).toMatchObject({ microBatch: 2, gradAccum: 3 });
+  });
+});
+
+describe('conversion', () => {
+  it('turns text into the type of the option', () => {
+    const flags = { lr: '1e-3', pack: 'true', checkpointing: '2', targetModules: 'all-linear', precision: 'bf16' };
+    expect(resolve({ flags }).config).toMatchObject({ ...flags, lr: 0.001, pack: true, checkpointing: 2 });
+    expect(resolve({ env: { SHARDLOOP_PACK: '0', SHARDLOOP_CHECKPOINTING: 'full' } }).config).toMatchObject({
+      pack: false,
+      checkpointing: 'full',
+    });
+  });
+
+  it('keeps digits as text where the option is a text', () => {
+    expect(resolve({ flags: { out: '2024' } }).config.out).toBe('2024');
+  });
+});
+
+describe('refusals', () => {
+  it('names the nearest key, flag and variable', () => {
+    expect(refusal({ file: file('lora_rnak: 2') })).toMatch(
+      /unknown key lora_rnak in .*run\.yaml; did you mean loraRank\?/,
+    );
+    expect(refusal({ flags: { gradAcum: '1' } })).toContain('unknown option --grad-acum; did you mean gradAccum?');
+    expect(refusal({ env: { SHARDLOOP_LORA_RNAK: '1' } })).toContain('did you mean SHARDLOOP_LORA_RANK?');
+    expect(refusal({ file: file('zzzzzzzz: 2') })).toContain('see --help');
+  });
+
+  it('leaves variables that are no near miss and those of other commands alone', () => {
+    const env = { SHARDLOOP_LIBTORCH: '/x', SHARDLOOP_LAYERS: '2', SHARDLOOP_PORT: '1', OTHER: '1' };
+    expect(resolve({ env }).config.seed).toBe(1);
+  });
+
+  it('says what was expected, what came, and from where', () => {
+    expect(refusal({ flags: { loraRank: 'many' } })).toMatch(/--lora-rank: expected number.*received "many"/);
+    expect(refusal({ flags: { loraRank: '0' } })).toMatch(/--lora-rank: .*>=1, received 0/);
+    expect(refusal({ env: { SHARDLOOP_PRECISION: 'fp8' } })).toBe(
+      'SHARDLOOP_PRECISION: expected one of fp32, bf16, bf16-autocast, received "fp8"',
+    );
+    expect(refusal({ file: file('checkpointing: some') })).toMatch(
+      /checkpointing in .*: expected off, full or a number/,
+    );
+    expect(refusal({ flags: { microBatch: '1.5' } })).toMatch(/--micro-batch: expected int/);
+  });
+
+  it('lists every problem at once, and what is required', () => {
+    const message = (() => {
+      try {
+        resolveConfig(finetuneSchema, { flags: { lr: '-1' } });
+      } catch (error) {
+        return (error as Error).message;
+      }
+    })();
+    for (const part of ['--model is required', '--data is required', '--out is required', '--lr:']) {
+      expect(message).toContain(part);
+    }
+  });
+
+  it('refuses a file that is missing, broken, or no mapping', () => {
+    expect(refusal({ file: join(folder, 'none.yaml') })).toContain('no such file');
+    expect(refusal({ file: file('a: [1') })).toContain('cannot read the config file');
+    expect(refusal({ file: file('- 1\n- 2') })).toContain('expected keys and values');
+  });
+});
+
+it('never throws anything but BAD_CONFIG, whatever the file holds', () => {
+  fc.assert(
+    fc.property(fc.oneof(fc.string(), fc.json()), (text) => {
+      try {
+        resolve({ file: file(text) });
+      } catch (error) {
+        expect((error as ShardloopError).code).toBe('BAD_CONFIG');
+      }
+    }),
+    { numRuns: 300 },
+  );
+});
+
+it('documents every key, with names that are unique as flag and variable', () => {
+  for (const schema of [finetuneSchema, pretrainSchema]) {
+    const entries = Object.entries(schema.shape);
+    for (const [key, field] of entries) {
+      expect(field.description, key).toBeTruthy();
+      expect(['string', 'number', 'boolean', 'enum', 'union']).toContain(baseType(field).type);
+    }
+    expect(new Set(entries.map(([key]) => kebab(key))).size).toBe(entries.length);
+    expect(new Set(entries.map(([key]) => variable(key))).size).toBe(entries.length);
+  }
+});
