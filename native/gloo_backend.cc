@@ -1,0 +1,38 @@
+// The 'gloo' backend of process_group.h: libtorch's ProcessGroupGloo over TCP.
+// Its headers need Gloo's, which the wheels lack: the few declarations stand in gloo_declarations/.
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+
+#include "process_group.h"
+
+namespace shardloop {
+namespace {
+
+BackendPtr create_gloo(const BackendArguments& arguments) {
+  using c10d::ProcessGroupGloo;
+  auto options = ProcessGroupGloo::Options::create(arguments.timeout);
+  const std::string& device = arguments.device;
+  const std::string by_host = "host:", by_interface = "interface:";
+  if (device.rfind(by_host, 0) == 0) {
+    options->devices.push_back(ProcessGroupGloo::createDeviceForHostname(device.substr(by_host.size())));
+  } else if (device.rfind(by_interface, 0) == 0) {
+    std::string names = device.substr(by_interface.size());
+    for (size_t start = 0; start <= names.size();) {
+      size_t end = std::min(names.find(',', start), names.size());
+      options->devices.push_back(ProcessGroupGloo::createDeviceForInterface(names.substr(start, end - start)));
+      start = end + 1;
+    }
+  } else {
+    options->devices.push_back(ProcessGroupGloo::createDefaultDevice());
+  }
+  // Two threads run collectives for each device, so that two buckets can be on their way at once.
+  options->threads = static_cast<int>(options->devices.size() * 2);
+  return c10::make_intrusive<ProcessGroupGloo>(arguments.store, arguments.rank, arguments.size, options);
+}
+
+[[maybe_unused]] const bool registered = [] {
+  register_backend("gloo", {&create_gloo, false});
+  return true;
+}();
+
+}  // namespace
+}  // namespace shardloop

@@ -1,0 +1,408 @@
+// The tables behind process_group.h, and the operators that open and close stores and groups and wait for works.
+#include "process_group.h"
+
+#include <torch/library.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <torch/csrc/distributed/c10d/HashStore.hpp>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+#include <unordered_map>
+
+#include "error.h"
+
+namespace shardloop {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct TrackedWork {
+  std::vector<WorkPtr> works;
+  std::vector<at::Tensor> keep;
+  std::shared_ptr<Group> group;  // null for run_as_work
+  Clock::time_point deadline{};
+  size_t unfinished = 0;
+  bool finished = false;
+  std::string error;
+  std::vector<std::function<void(const std::string&)>> callbacks;
+  std::condition_variable changed;
+};
+
+struct Tables {
+  std::mutex mutex;
+  std::map<std::string, BackendFactory> factories;
+  std::map<std::string, StorePtr> named_stores;
+  std::unordered_map<int64_t, StorePtr> stores;
+  std::unordered_map<int64_t, std::shared_ptr<Group>> groups;
+  std::unordered_map<int64_t, std::shared_ptr<TrackedWork>> works;
+  std::vector<std::shared_ptr<TrackedWork>> polled;
+  std::condition_variable polled_changed;
+  bool poller_running = false;
+  int64_t next_id = 1;
+};
+
+// Never destroyed: threads of libtorch and our own may still finish works while the process exits.
+Tables& tables() {
+  static Tables* instance = new Tables();
+  return *instance;
+}
+
+std::chrono::milliseconds milliseconds(double seconds) {
+  return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
+}
+
+// One part of a work is done. Tensors and callbacks leave the lock before they are let go or called.
+void finish_part(const std::shared_ptr<TrackedWork>& work, const std::string& error, bool whole = false) {
+  std::vector<std::function<void(const std::string&)>> callbacks;
+  std::vector<at::Tensor> keep;
+  std::vector<WorkPtr> works;
+  std::string text;
+  {
+    std::lock_guard<std::mutex> lock(tables().mutex);
+    if (work->finished) return;
+    if (work->error.empty()) work->error = error;
+    work->unfinished = whole ? 0 : work->unfinished - 1;
+    if (work->unfinished > 0) return;
+    work->finished = true;
+    text = work->error;
+    callbacks.swap(work->callbacks);
+    keep.swap(work->keep);
+    works.swap(work->works);
+    work->group.reset();
+    work->changed.notify_all();
+  }
+  for (auto& callback : callbacks) callback(text);
+}
+
+// True when the work is complete or beyond its deadline; then `error` says how it went.
+bool poll(TrackedWork& work, std::string& error) {
+  try {
+    for (auto& part : work.works) {
+      if (!part->isCompleted()) {
+        if (Clock::now() < work.deadline) return false;
+        error = "timed out after " + std::to_string(work.group->timeout.count() / 1000.0) + " s";
+        work.group->backend->abort();
+        return true;
+      }
+      if (auto exception = part->exception()) error = exception_text(exception);
+    }
+  } catch (...) {
+    error = exception_text(std::current_exception());
+  }
+  return true;
+}
+
+void run_poller() {
+  auto& t = tables();
+  std::unique_lock<std::mutex> lock(t.mutex);
+  while (true) {
+    t.polled_changed.wait(lock, [&] { return !t.polled.empty(); });
+    auto pending = t.polled;
+    lock.unlock();
+    std::vector<std::shared_ptr<TrackedWork>> done;
+    for (auto& work : pending) {
+      std::string error;
+      if (poll(*work, error)) {
+        finish_part(work, error, true);
+        done.push_back(work);
+      }
+    }
+    if (done.empty()) std::this_thread::sleep_for(std::chrono::microseconds(200));
+    lock.lock();
+    for (auto& work : done) std::erase(t.polled, work);
+  }
+}
+
+std::shared_ptr<TrackedWork> find_work(int64_t id) {
+  auto& t = tables();
+  std::lock_guard<std::mutex> lock(t.mutex);
+  auto found = t.works.find(id);
+  return found == t.works.end() ? nullptr : found->second;
+}
+
+int64_t insert_work(const std::shared_ptr<TrackedWork>& work) {
+  auto& t = tables();
+  std::lock_guard<std::mutex> lock(t.mutex);
+  t.works.emplace(t.next_id, work);
+  return t.next_id++;
+}
+
+StorePtr find_store(int64_t id) {
+  auto& t = tables();
+  std::lock_guard<std::mutex> lock(t.mutex);
+  auto found = t.stores.find(id);
+  if (found == t.stores.end()) throw Error("BAD_ARGUMENT", "there is no open store " + std::to_string(id));
+  return found->second;
+}
+
+// ---- operators ----
+
+int64_t insert_store(StorePtr store) {
+  auto& t = tables();
+  std::lock_guard<std::mutex> lock(t.mutex);
+  t.stores.emplace(t.next_id, std::move(store));
+  return t.next_id++;
+}
+
+// Serves a store on the port (0: a free one). The server lives as long as the store is open.
+int64_t store_serve(const std::string& host, int64_t port, double timeout) {
+  c10d::TCPStoreOptions options;
+  options.port = static_cast<uint16_t>(port);
+  options.isServer = true;
+  options.waitWorkers = false;
+  options.timeout = milliseconds(timeout);
+  return insert_store(c10::make_intrusive<c10d::TCPStore>(host, options));
+}
+
+int64_t store_port(int64_t id) {
+  auto store = c10::dynamic_intrusive_pointer_cast<c10d::TCPStore>(find_store(id));
+  if (!store) throw Error("BAD_ARGUMENT", "store " + std::to_string(id) + " is not a TCP store and has no port");
+  return store->getPort();
+}
+
+void store_close(int64_t id) {
+  auto& t = tables();
+  StorePtr closing;
+  std::lock_guard<std::mutex> lock(t.mutex);
+  auto found = t.stores.find(id);
+  if (found == t.stores.end()) return;
+  closing = std::move(found->second);
+  t.stores.erase(found);
+}
+
+// A store inside this process, shared by every thread that names it.
+int64_t store_in_process(const std::string& name) {
+  auto& t = tables();
+  std::lock_guard<std::mutex> lock(t.mutex);
+  auto& store = t.named_stores[name];
+  if (!store) store = c10::make_intrusive<c10d::HashStore>();
+  t.stores.emplace(t.next_id, store);
+  return t.next_id++;
+}
+
+// Connects to a store in the background. The first id is valid as soon as the work (the second) has finished.
+std::tuple<int64_t, int64_t> store_connect(const std::string& host, int64_t port, double timeout) {
+  auto& t = tables();
+  int64_t id;
+  {
+    std::lock_guard<std::mutex> lock(t.mutex);
+    id = t.next_id++;
+  }
+  int64_t work = run_as_work([=, &t] {
+    c10d::TCPStoreOptions options;
+    options.port = static_cast<uint16_t>(port);
+    options.waitWorkers = false;
+    options.timeout = milliseconds(timeout);
+    auto store = c10::make_intrusive<c10d::TCPStore>(host, options);
+    std::lock_guard<std::mutex> lock(t.mutex);
+    t.stores.emplace(id, std::move(store));
+  });
+  return {id, work};
+}
+
+// Opens a process group in the background; every rank of it must. The first id is valid as soon as the work has finished.
+std::tuple<int64_t, int64_t> group_open(int64_t store_id, const std::string& prefix, const std::string& backend,
+                                        const std::string& device, int64_t rank, int64_t size, double timeout) {
+  if (size < 1 || rank < 0 || rank >= size) throw Error("BAD_ARGUMENT", "a group needs 0 <= rank < size");
+  auto& t = tables();
+  auto store = find_store(store_id);
+  int64_t id;
+  BackendFactory factory;
+  {
+    std::lock_guard<std::mutex> lock(t.mutex);
+    auto found = t.factories.find(backend);
+    if (found == t.factories.end()) throw Error("BAD_ARGUMENT", "there is no backend '" + backend + "' here");
+    factory = found->second;
+    id = t.next_id++;
+  }
+  int64_t work = run_as_work([=, &t] {
+    auto group = std::make_shared<Group>();
+    group->timeout = milliseconds(timeout);
+    group->works_on_streams = factory.works_on_streams;
+    group->store = c10::make_intrusive<c10d::PrefixStore>(prefix, store);
+    group->store->setTimeout(group->timeout);
+    group->backend = factory.create(
+        {group->store, static_cast<int>(rank), static_cast<int>(size), group->timeout, device});
+    std::lock_guard<std::mutex> lock(t.mutex);
+    t.groups.emplace(id, std::move(group));
+  });
+  return {id, work};
+}
+
+// Closes a group in the background: its destructor waits for the operations in flight, or for their timeout.
+int64_t group_close(int64_t id, bool abort) {
+  auto& t = tables();
+  std::shared_ptr<Group> closing;
+  {
+    std::lock_guard<std::mutex> lock(t.mutex);
+    auto found = t.groups.find(id);
+    if (found != t.groups.end()) {
+      closing = std::move(found->second);
+      t.groups.erase(found);
+    }
+  }
+  return run_as_work([closing = std::move(closing), abort]() mutable {
+    if (!closing) return;
+    if (abort) closing->backend->abort();
+    closing.reset();
+  });
+}
+
+// Blocks the calling thread until the work is finished (NCCL: makes the current stream wait). Returns the error text.
+std::string work_wait(int64_t id) {
+  auto work = find_work(id);
+  if (!work) return "";
+  std::string error;
+  std::unique_lock<std::mutex> lock(tables().mutex);
+  if (!work->finished && work->group && work->group->works_on_streams) {
+    auto parts = work->works;
+    lock.unlock();
+    try {
+      for (auto& part : parts) part->wait();
+    } catch (...) {
+      error = exception_text(std::current_exception());
+    }
+    lock.lock();
+  } else {
+    work->changed.wait(lock, [&] { return work->finished; });
+    error = work->error;
+  }
+  tables().works.erase(id);
+  return error;
+}
+
+bool work_is_completed(int64_t id) {
+  auto work = find_work(id);
+  if (!work) return true;
+  std::lock_guard<std::mutex> lock(tables().mutex);
+  return work->finished;
+}
+
+void work_release(int64_t id) {
+  std::shared_ptr<TrackedWork> released;
+  std::lock_guard<std::mutex> lock(tables().mutex);
+  auto found = tables().works.find(id);
+  if (found == tables().works.end()) return;
+  released = std::move(found->second);
+  tables().works.erase(found);
+}
+
+int64_t works_in_flight() {
+  std::lock_guard<std::mutex> lock(tables().mutex);
+  return static_cast<int64_t>(tables().works.size());
+}
+
+}  // namespace
+
+void register_backend(const std::string& name, BackendFactory factory) {
+  std::lock_guard<std::mutex> lock(tables().mutex);
+  tables().factories[name] = factory;
+}
+
+std::shared_ptr<Group> find_group(int64_t id) {
+  std::lock_guard<std::mutex> lock(tables().mutex);
+  auto found = tables().groups.find(id);
+  if (found == tables().groups.end()) throw Error("BAD_ARGUMENT", "there is no open group " + std::to_string(id));
+  return found->second;
+}
+
+int64_t track_works(const std::shared_ptr<Group>& group, std::vector<WorkPtr> works, std::vector<at::Tensor> keep) {
+  auto tracked = std::make_shared<TrackedWork>();
+  tracked->works = works;
+  tracked->keep = std::move(keep);
+  tracked->group = group;
+  tracked->unfinished = works.size();
+  tracked->deadline = Clock::now() + group->timeout;
+  int64_t id = insert_work(tracked);
+  if (works.empty()) {
+    finish_part(tracked, "", true);
+  } else if (group->works_on_streams) {
+    auto& t = tables();
+    std::lock_guard<std::mutex> lock(t.mutex);
+    t.polled.push_back(tracked);
+    if (!t.poller_running) {
+      t.poller_running = true;
+      std::thread(run_poller).detach();
+    }
+    t.polled_changed.notify_one();
+  } else {
+    for (auto& work : works) {
+      work->getFuture()->addCallback([tracked](c10::ivalue::Future& future) {
+        finish_part(tracked, future.hasError() ? exception_text(future.exception_ptr()) : "");
+      });
+    }
+  }
+  return id;
+}
+
+int64_t run_as_work(std::function<void()> function) {
+  auto tracked = std::make_shared<TrackedWork>();
+  tracked->unfinished = 1;
+  int64_t id = insert_work(tracked);
+  std::thread([tracked, function = std::move(function)]() mutable {
+    std::string error;
+    try {
+      function();
+      function = nullptr;  // what it holds is let go before the work counts as finished
+    } catch (...) {
+      error = exception_text(std::current_exception());
+    }
+    finish_part(tracked, error);
+  }).detach();
+  return id;
+}
+
+bool on_work_finished(int64_t id, std::function<void(const std::string& error)> callback) {
+  std::string error;
+  {
+    auto& t = tables();
+    std::lock_guard<std::mutex> lock(t.mutex);
+    auto found = t.works.find(id);
+    if (found == t.works.end()) return false;
+    auto work = found->second;
+    t.works.erase(found);
+    if (!work->finished) {
+      work->callbacks.push_back(std::move(callback));
+      return true;
+    }
+    error = work->error;
+  }
+  callback(error);
+  return true;
+}
+
+std::string exception_text(const std::exception_ptr& exception) {
+  std::string text = "unknown error";
+  try {
+    std::rethrow_exception(exception);
+  } catch (const c10::Error& error) {
+    text = error.what_without_backtrace();
+  } catch (const std::exception& error) {
+    text = error.what();
+  } catch (...) {
+  }
+  return text.empty() ? "unknown error" : text;
+}
+
+TORCH_LIBRARY_FRAGMENT(shardloop, m) {
+  m.def("store_serve(str host, int port, float timeout) -> int", &store_serve);
+  m.def("store_connect(str host, int port, float timeout) -> (int, int)", &store_connect);
+  m.def("store_in_process(str name) -> int", &store_in_process);
+  m.def("store_port(int store) -> int", &store_port);
+  m.def("store_close(int store) -> ()", &store_close);
+  m.def(
+      "group_open(int store, str prefix, str backend, str device, int rank, int size, float timeout) -> (int, int)",
+      &group_open);
+  m.def("group_close(int group, bool abort) -> int", &group_close);
+  m.def("work_wait(int work) -> str", &work_wait);
+  m.def("work_is_completed(int work) -> bool", &work_is_completed);
+  m.def("work_release(int work) -> ()", &work_release);
+  m.def("works_in_flight() -> int", &works_in_flight);
+}
+
+}  // namespace shardloop
