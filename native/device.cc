@@ -43,7 +43,7 @@ void set_autocast(const std::string& device, bool enabled, at::ScalarType dtype)
   if (!enabled) at::autocast::clear_cache();
 }
 
-int64_t autocast_dtype(const std::string& device) { return static_cast<int64_t>(at::autocast::get_autocast_dtype(device_type(device))); }
+at::ScalarType autocast_dtype(const std::string& device) { return at::autocast::get_autocast_dtype(device_type(device)); }
 
 void set_num_threads(int64_t count) {
   if (count < 1 || count > 1024) throw Error("BAD_ARGUMENT", "Expected 1 to 1024 threads, received " + std::to_string(count) + ".");
