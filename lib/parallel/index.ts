@@ -1,0 +1,3 @@
+// The names of lib/parallel.
+export { type Checkpointing, forwardSegments, runSegments, type SegmentLoopOptions, skipSegments } from './segments.js';
+export { alone, type Strategy } from './strategy.js';

@@ -1,0 +1,136 @@
+// The loop over a model's segments: forward in order, backward in reverse, with a strategy called around each in plain
+// sight. Data parallelism, sharding, offload and activation checkpointing are what happens at these calls; there are no
+// hooks. Not here: the optimizer's step and gradient accumulation, which are train/step.ts.
+//
+// States of the tensors between segments k and k + 1, while one micro-batch is under way:
+//   output   what segment k returned; holds the graph of segment k (none if k is checkpointed)
+//   leaf     the same memory cut off from that graph; the input of segment k + 1, whose backward leaves its gradient here
+// backward(k) takes the gradients from the leaves, and frees leaf, gradient, output and graph before it goes on to k - 1.
+import { backward, getRandomState, noGrad, scope, setRandomState, type Tensor } from '../core/index.js';
+import { type Carry, cut, type Segment } from '../nn/index.js';
+import { alone, type Strategy } from './strategy.js';
+
+/** Which segments forget their activations and run again in the backward: none, all, or every n-th. */
+export type Checkpointing = 'none' | 'full' | number;
+
+/** Options of {@link runSegments}. */
+export interface SegmentLoopOptions {
+  /** How the model is spread over ranks. Default: not at all. */
+  strategy?: Strategy;
+  /** Activation checkpointing: 'full', or n for every n-th segment. The last segment never needs it. Default 'none'. */
+  checkpointing?: Checkpointing;
+  /** Whether gradients are complete after this micro-batch, so that the strategy reduces them. Default true. */
+  reduce?: boolean;
+}
+
+/**
+ * Runs one micro-batch forward and backward and adds its gradients to the parameters. `lossOf` maps the last segment's
+ * output to a scalar; that scalar is returned, detached.
+ */
+export function runSegments(
+  segments: readonly Segment[],
+  input: Carry,
+  lossOf: (output: Carry) => Tensor,
+  { strategy = alone, checkpointing = 'none', reduce = true }: SegmentLoopOptions = {},
+): Tensor {
+  return scope(() => {
+    const last = segments.length - 1;
+    const forgets = (k: number): boolean => k < last && isCheckpointed(k, checkpointing);
+    const inputs: Carry[] = [];
+    const outputs: Carry[] = [];
+    const randomStates: Tensor[] = [];
+
+    let carry = input;
+    for (const [k, segment] of segments.entries()) {
+      strategy.gather(k);
+      inputs[k] = carry;
+      if (forgets(k)) {
+        randomStates[k] = getRandomState(); // dropout must draw the same numbers when the segment runs again
+        const output = noGrad(() => segment.forward(carry));
+        carry = cut(segment, carry, output, { recorded: false });
+        for (const t of output) if (!carry.includes(t)) t.dispose(); // the leaf alone holds the memory now
+      } else {
+        const output = segment.forward(carry);
+        outputs[k] = output;
+        carry = k < last ? cut(segment, carry, output, { recorded: true }) : output;
+      }
+      strategy.release(k);
+    }
+    const loss = lossOf(carry); // scalar; part of the last segment's graph
+
+    for (let k = last; k >= 0; k--) {
+      strategy.gather(k);
+      if (forgets(k)) outputs[k] = replay(segments[k]!, inputs[k]!, randomStates[k]!);
+      if (k === last) backward([loss]);
+      else backwardFrom(outputs[k]!, inputs[k + 1]!, inputs[k]!);
+      delete outputs[k];
+      if (reduce) strategy.reduce(k);
+      strategy.release(k);
+    }
+    return loss.detach();
+  });
+}
+
+/** What a rank without a micro-batch does, so that the others do not wait for it: the same calls, without computing. */
+export function skipSegments(segments: readonly Segment[], strategy: Strategy): void {
+  const around = (k: number, reduce: boolean): void => {
+    strategy.gather(k);
+    if (reduce) strategy.reduce(k);
+    strategy.release(k);
+  };
+  for (let k = 0; k < segments.length; k++) around(k, false);
+  for (let k = segments.length - 1; k >= 0; k--) around(k, true);
+}
+
+/** The segments forward alone, without gradients, for evaluation; the last segment's output. */
+export function forwardSegments(segments: readonly Segment[], input: Carry, strategy: Strategy = alone): Carry {
+  return noGrad(() =>
+    scope(() => {
+      let carry = input;
+      for (const [k, segment] of segments.entries()) {
+        strategy.gather(k);
+        const output = segment.forward(carry);
+        for (const t of carry) if (!input.includes(t) && !output.includes(t)) t.dispose();
+        carry = output;
+        strategy.release(k);
+      }
+      return carry;
+    }),
+  );
+}
+
+function isCheckpointed(k: number, checkpointing: Checkpointing): boolean {
+  if (checkpointing === 'none') return false;
+  return checkpointing === 'full' || k % checkpointing === 0;
+}
+
+function replay(segment: Segment, input: Carry, randomState: Tensor): Carry {
+  const now = getRandomState();
+  setRandomState(randomState);
+  const output = segment.forward(input);
+  setRandomState(now);
+  randomState.dispose();
+  now.dispose();
+  return output;
+}
+
+/** Backward of one segment: from the gradients that the next one left on the leaves. Frees both sides of the cut. */
+function backwardFrom(output: Carry, leaves: Carry, input: Carry): void {
+  const roots: Tensor[] = [];
+  const gradients: Tensor[] = [];
+  const freed: Tensor[] = [];
+  for (const [i, leaf] of leaves.entries()) {
+    const root = output[i]!;
+    if (root === leaf) continue; // rides along, not part of the graph
+    const gradient = leaf.grad;
+    if (gradient !== null && root.requiresGrad) {
+      roots.push(root);
+      gradients.push(gradient);
+    }
+    leaf.grad = null;
+    freed.push(leaf);
+    if (!input.includes(root)) freed.push(root); // an input that was handed on is a leaf that still waits for its turn
+  }
+  if (roots.length > 0) backward(roots, gradients);
+  for (const t of [...gradients, ...freed]) t.dispose();
+}

@@ -1,0 +1,64 @@
+// The training step, on one page: micro-batches through the segments, the gradients of all ranks combined, clipped, and
+// applied. What happens around a segment is the strategy's (lib/parallel); what a batch is, is lib/data's.
+import { type Tensor } from '../core/index.js';
+import type { Group } from '../dist/index.js';
+import type { Carry, Segment } from '../nn/index.js';
+import { clipGradNorm, type Optimizer } from '../optim/index.js';
+import { type Checkpointing, runSegments, skipSegments, type Strategy } from '../parallel/index.js';
+
+/** One micro-batch, ready for the segments. Its tensors are freed by the step. */
+export interface MicroBatch {
+  /** The carry of the first segment. */
+  readonly input: Carry;
+  /** Maps the last segment's output to this micro-batch's share of the global loss, a scalar (see {@link trainStep}). */
+  readonly lossOf: (output: Carry) => Tensor;
+}
+
+/** All that a step works on. */
+export interface StepContext {
+  readonly segments: readonly Segment[];
+  readonly strategy: Strategy;
+  readonly group: Group;
+  readonly optimizer: Optimizer;
+  /** The parameters that train; their gradients are clipped together. */
+  readonly parameters: readonly Tensor[];
+  /** Greatest norm of all gradients together; 0 does not clip. */
+  readonly clip: number;
+  readonly checkpointing: Checkpointing;
+  /** Runs around each micro-batch's forward and backward: autocast, or nothing. */
+  readonly precision: <T>(fn: () => T) => T;
+}
+
+/** What a step found. */
+export interface StepResult {
+  /** Of the global batch, before the update. */
+  readonly loss: number;
+  /** Of all gradients of the global batch together, before clipping. */
+  readonly gradNorm: number;
+}
+
+/**
+ * One optimizer step over this rank's micro-batches (none is allowed: the rank then only takes part in the reductions).
+ * Each `lossOf` divides by the labelled tokens of the *global* batch, so the shares of all micro-batches and ranks add up
+ * to the mean over labelled tokens, and any split of the same batch gives the same gradient.
+ */
+export async function trainStep(context: StepContext, batches: readonly (() => MicroBatch)[]): Promise<StepResult> {
+  const { segments, strategy, group, optimizer, parameters, clip, checkpointing, precision } = context;
+  let loss = 0;
+  for (const [i, make] of batches.entries()) {
+    const batch = make();
+    const reduce = i === batches.length - 1; // gradients are combined once a step, behind the last micro-batch
+    const share = precision(() =>
+      runSegments(segments, batch.input, batch.lossOf, { strategy, checkpointing, reduce }),
+    );
+    loss += Number(share.itemSync());
+    for (const t of [share, ...batch.input]) t[Symbol.dispose]();
+  }
+  if (batches.length === 0) skipSegments(segments, strategy);
+  await strategy.finish();
+
+  const gradNorm = clipGradNorm(parameters, clip > 0 ? clip : Number.POSITIVE_INFINITY);
+  optimizer.step();
+  optimizer.zeroGrad();
+  return { loss: await group.sum(loss), gradNorm };
+}
