@@ -19,7 +19,7 @@ namespace {
 struct Channel {
   std::mutex mutex;
   napi_threadsafe_function function = nullptr;  // null: closed
-  size_t open = 0;  // promises; touched on the environment's thread alone
+  size_t open = 0;                              // promises; touched on the environment's thread alone
 };
 
 // What travels: on the way to the environment's thread it is owned by the queue.

@@ -4,7 +4,8 @@
 
 namespace shardloop {
 
-// Adds `workPromise(id: number): Promise<string>` to the addon's exports; the string is the error text, empty on success.
+// Adds `workPromise(id: number): Promise<string>` to the addon's exports; the string is the error text, empty on
+// success.
 void register_async_work(napi_env env, napi_value exports);
 
 }  // namespace shardloop

@@ -88,7 +88,8 @@ int64_t reduce_scatter(at::Tensor output, at::Tensor input, const std::string& o
   c10d::ReduceScatterOptions options;
   options.reduceOp = reduce_op(op);
   auto work = group->backend->_reduce_scatter_base(output, input, options);
-  return track_works(group, {work}, {output, input});
+  // Gloo reduces into a copy and picks this rank's part out of it in wait().
+  return track_works(group, {work}, {output, input}, Completion::kByWaiting);
 }
 
 int64_t barrier(int64_t group_id) {

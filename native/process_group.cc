@@ -24,7 +24,8 @@ using Clock = std::chrono::steady_clock;
 struct TrackedWork {
   std::vector<WorkPtr> works;
   std::vector<at::Tensor> keep;
-  std::shared_ptr<Group> group;  // null for run_as_work
+  // Only where works are polled: a group must never be destroyed on one of its own backend's threads.
+  std::shared_ptr<Group> group;
   Clock::time_point deadline{};
   size_t unfinished = 0;
   bool finished = false;
@@ -205,7 +206,8 @@ std::tuple<int64_t, int64_t> store_connect(const std::string& host, int64_t port
   return {id, work};
 }
 
-// Opens a process group in the background; every rank of it must. The first id is valid as soon as the work has finished.
+// Opens a process group in the background; every rank of it must. The first id is valid as soon as the work has
+// finished.
 std::tuple<int64_t, int64_t> group_open(int64_t store_id, const std::string& prefix, const std::string& backend,
                                         const std::string& device, int64_t rank, int64_t size, double timeout) {
   if (size < 1 || rank < 0 || rank >= size) throw Error("BAD_ARGUMENT", "a group needs 0 <= rank < size");
@@ -226,8 +228,8 @@ std::tuple<int64_t, int64_t> group_open(int64_t store_id, const std::string& pre
     group->works_on_streams = factory.works_on_streams;
     group->store = c10::make_intrusive<c10d::PrefixStore>(prefix, store);
     group->store->setTimeout(group->timeout);
-    group->backend = factory.create(
-        {group->store, static_cast<int>(rank), static_cast<int>(size), group->timeout, device});
+    group->backend =
+        factory.create({group->store, static_cast<int>(rank), static_cast<int>(size), group->timeout, device});
     std::lock_guard<std::mutex> lock(t.mutex);
     t.groups.emplace(id, std::move(group));
   });
@@ -292,6 +294,11 @@ void work_release(int64_t id) {
   tables().works.erase(found);
 }
 
+bool backend_available(const std::string& name) {
+  std::lock_guard<std::mutex> lock(tables().mutex);
+  return tables().factories.count(name) > 0;
+}
+
 int64_t works_in_flight() {
   std::lock_guard<std::mutex> lock(tables().mutex);
   return static_cast<int64_t>(tables().works.size());
@@ -311,13 +318,14 @@ std::shared_ptr<Group> find_group(int64_t id) {
   return found->second;
 }
 
-int64_t track_works(const std::shared_ptr<Group>& group, std::vector<WorkPtr> works, std::vector<at::Tensor> keep) {
+int64_t track_works(const std::shared_ptr<Group>& group, std::vector<WorkPtr> works, std::vector<at::Tensor> keep,
+                    Completion completion) {
   auto tracked = std::make_shared<TrackedWork>();
   tracked->works = works;
   tracked->keep = std::move(keep);
-  tracked->group = group;
   tracked->unfinished = works.size();
   tracked->deadline = Clock::now() + group->timeout;
+  if (group->works_on_streams) tracked->group = group;
   int64_t id = insert_work(tracked);
   if (works.empty()) {
     finish_part(tracked, "", true);
@@ -330,6 +338,17 @@ int64_t track_works(const std::shared_ptr<Group>& group, std::vector<WorkPtr> wo
       std::thread(run_poller).detach();
     }
     t.polled_changed.notify_one();
+  } else if (completion == Completion::kByWaiting) {
+    std::thread([tracked, works = std::move(works)]() mutable {
+      std::string error;
+      try {
+        for (auto& work : works) work->wait();
+      } catch (...) {
+        error = exception_text(std::current_exception());
+      }
+      works.clear();
+      finish_part(tracked, error, true);
+    }).detach();
   } else {
     for (auto& work : works) {
       work->getFuture()->addCallback([tracked](c10::ivalue::Future& future) {
@@ -395,13 +414,13 @@ TORCH_LIBRARY_FRAGMENT(shardloop, m) {
   m.def("store_in_process(str name) -> int", &store_in_process);
   m.def("store_port(int store) -> int", &store_port);
   m.def("store_close(int store) -> ()", &store_close);
-  m.def(
-      "group_open(int store, str prefix, str backend, str device, int rank, int size, float timeout) -> (int, int)",
-      &group_open);
+  m.def("group_open(int store, str prefix, str backend, str device, int rank, int size, float timeout) -> (int, int)",
+        &group_open);
   m.def("group_close(int group, bool abort) -> int", &group_close);
   m.def("work_wait(int work) -> str", &work_wait);
   m.def("work_is_completed(int work) -> bool", &work_is_completed);
   m.def("work_release(int work) -> ()", &work_release);
+  m.def("backend_available(str name) -> bool", &backend_available);
   m.def("works_in_flight() -> int", &works_in_flight);
 }
 

@@ -51,8 +51,15 @@ struct Group {
 // Throws BAD_ARGUMENT for an id that was never given or is destroyed.
 std::shared_ptr<Group> find_group(int64_t id);
 
+// How a backend without streams tells that a work is complete.
+enum class Completion {
+  kByFuture,
+  kByWaiting,  // the work has no future and does its last part in wait(): a thread of its own waits
+};
+
 // Puts launched works into the table; `keep` are the tensors that must outlive them. Returns the id.
-int64_t track_works(const std::shared_ptr<Group>& group, std::vector<WorkPtr> works, std::vector<at::Tensor> keep);
+int64_t track_works(const std::shared_ptr<Group>& group, std::vector<WorkPtr> works, std::vector<at::Tensor> keep,
+                    Completion completion = Completion::kByFuture);
 
 // Runs a blocking function on a thread of its own as a work. What it throws becomes the work's error.
 int64_t run_as_work(std::function<void()> function);
