@@ -5,6 +5,7 @@ import { z } from 'zod';
 
 const positive = () => z.number().positive();
 const whole = (least: number) => z.int().min(least);
+const decayRate = () => z.number().min(0).lt(1);
 const share = () => z.number().min(0).max(1);
 
 /** Options that every kind of training shares. */
@@ -28,8 +29,8 @@ const training = {
   decayRatio: share().default(0.2).describe('share of all steps in which `wsd` decays'),
   optimizer: z.enum(['adamw', 'sgd', 'adafactor', 'lion']).default('adamw').describe('the update rule'),
   weightDecay: z.number().min(0).default(0).describe('decoupled weight decay of matrices; biases and norms have none'),
-  beta1: share().default(0.9).describe('decay of the first moment (adamw, lion) or the momentum (sgd)'),
-  beta2: share().default(0.999).describe('decay of the second moment (adamw, lion)'),
+  beta1: decayRate().default(0.9).describe('decay of the first moment (adamw, lion) or the momentum (sgd)'),
+  beta2: decayRate().default(0.999).describe('decay of the second moment (adamw, lion)'),
   epsilon: positive().default(1e-8).describe('added to the denominator (adamw)'),
   clip: z.number().min(0).default(1).describe('largest global gradient norm; 0 does not clip'),
   precision: z
@@ -37,9 +38,9 @@ const training = {
     .default('fp32')
     .describe('fp32; bf16: bf16 weights, fp32 master of what trains; bf16-autocast: fp32 weights, bf16 products'),
   checkpointing: z
-    .union([z.enum(['off', 'full']), whole(1)])
-    .default('off')
-    .describe('activation checkpointing: off, full (recompute every segment), or N (recompute every N-th)'),
+    .union([z.enum(['none', 'full']), whole(1)])
+    .default('none')
+    .describe('activation checkpointing: none, full (recompute every segment), or N (recompute every N-th)'),
   seed: whole(0).default(1).describe('of initial weights, shuffle and dropout'),
   threads: whole(1).optional().describe('CPU threads a rank (default: the cores divided by the ranks)'),
   device: z.enum(['auto', 'cpu', 'cuda']).default('auto').describe('auto takes CUDA where this build and host have it'),
@@ -100,7 +101,7 @@ export const pretrainSchema = z.strictObject({
     .min(0)
     .default(0.1)
     .describe('decoupled weight decay of matrices; biases and norms have none'),
-  beta2: share().default(0.95).describe('decay of the second moment (adamw, lion)'),
+  beta2: decayRate().default(0.95).describe('decay of the second moment (adamw, lion)'),
 });
 
 export type FinetuneConfig = z.infer<typeof finetuneSchema>;

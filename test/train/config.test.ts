@@ -83,7 +83,7 @@ describe('refusals', () => {
       'SHARDLOOP_PRECISION: expected one of fp32, bf16, bf16-autocast, received "fp8"',
     );
     expect(refusal({ file: file('checkpointing: some') })).toMatch(
-      /checkpointing in .*: expected off, full or a number/,
+      /checkpointing in .*: expected none, full or a number/,
     );
     expect(refusal({ flags: { microBatch: '1.5' } })).toMatch(/--micro-batch: expected int/);
   });

@@ -1,0 +1,32 @@
+// `shardloop merge`: a model folder and a LoRA adapter into one model folder.
+import { Command, Option } from 'commander';
+import { fail, printJson } from './exit.js';
+
+interface MergeFlags {
+  model: string;
+  adapter: string;
+  out: string;
+  precision?: 'fp32' | 'bf16';
+  json?: boolean;
+}
+
+export const mergeCommand = () =>
+  new Command('merge')
+    .description('Add a LoRA adapter to the weights of its model and write the sum as a Hugging Face folder.')
+    .requiredOption('--model <dir>', 'folder of the model that the adapter was trained on')
+    .requiredOption('--adapter <dir>', 'folder of the adapter')
+    .requiredOption('--out <dir>', 'folder to write; it is replaced as a whole')
+    .addOption(
+      new Option('--precision <p>', "of the weights written (default: the checkpoint's)").choices(['fp32', 'bf16']),
+    )
+    .option('--json', 'print one JSON object')
+    .action(async (flags: MergeFlags) => {
+      try {
+        const { mergeAdapter } = await import('../train/merge-adapter.js');
+        const result = await mergeAdapter(flags);
+        if (flags.json) printJson(result);
+        else process.stdout.write(`${result.out}: ${result.merged} layers merged\n`);
+      } catch (error) {
+        fail(error, flags);
+      }
+    });

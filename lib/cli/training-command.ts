@@ -1,0 +1,47 @@
+// What `pretrain` and `finetune` share as commands: flags to config, ranks, signals, the summary. The training itself
+// is in lib/train.
+import { Command } from 'commander';
+import type { z } from 'zod';
+import type { ConfigSchema } from '../train/config.js';
+import type { RunOptions, RunResult } from '../train/run.js';
+import { fail, printJson } from './exit.js';
+import { addConfigOptions, printConfig, type RunFlags, resolveOptions } from './options.js';
+import { mustStartRanks, startRanks } from './ranks.js';
+import { listenForStop, type StopListener } from './stop.js';
+
+interface TrainingCommand<S extends ConfigSchema> {
+  name: 'pretrain' | 'finetune';
+  description: string;
+  schema: S;
+  /** Loads the training code, which takes longer than to print the help. */
+  load(): Promise<(config: z.infer<S>, options: RunOptions) => Promise<RunResult>>;
+}
+
+/** Build a command that trains. */
+export function trainingCommand<S extends ConfigSchema>(definition: TrainingCommand<S>): Command {
+  const { name, description, schema, load } = definition;
+  const command = new Command(name).description(description);
+  return addConfigOptions(command, schema).action(async (flags: RunFlags & Record<string, unknown>) => {
+    let stop: StopListener | undefined;
+    try {
+      const resolved = resolveOptions(schema, flags);
+      if (flags.printConfig) return printConfig(resolved, flags.json);
+      const config = resolved.config as z.infer<S>;
+      if (mustStartRanks(config.nproc)) return await startRanks(config.nproc);
+      stop = listenForStop();
+      const train = await load();
+      const result = await train(config, { signal: stop.signal, dryRun: flags.dryRun, progress: process.stderr });
+      if (result.rank === 0) await print(result, flags.json);
+    } catch (error) {
+      fail(error, { json: flags.json, signal: stop?.received() });
+    } finally {
+      stop?.close();
+    }
+  });
+}
+
+async function print(result: RunResult, json = false): Promise<void> {
+  if (json) return printJson(result.summary);
+  const { summaryTable } = await import('../train/summary.js');
+  process.stdout.write(`${summaryTable(result.summary)}\n`);
+}

@@ -1,0 +1,121 @@
+// What surrounds a training run and is the same for `pretrain` and `finetune`: the group of ranks, device and threads,
+// the agreement to stop, what is written beside the result. Not here: the steps (loop.ts).
+import { mkdirSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
+import { isCudaAvailable, libtorchVersion, manualSeed, ShardloopError, setNumThreads } from '../core/index.js';
+import { type Group, init, readEnvironment } from '../dist/index.js';
+import { writeFileAtomic } from '../io/atomic.js';
+import type { TrainingConfig } from './config.js';
+import { drawLoss } from './loss-chart.js';
+import { fanOut, jsonlSink, type MetricsSink } from './metrics.js';
+import { progressSink } from './progress.js';
+import type { RunSummary } from './summary.js';
+import { tensorBoardSink } from './tensorboard.js';
+import { version } from './versions.js';
+
+/** What a caller may add to a run's config. */
+export interface RunOptions {
+  /** Aborted: the run stops after its step, writes a checkpoint and throws INTERRUPTED. One rank suffices. */
+  signal?: AbortSignal;
+  /** Plan, run one step, write nothing. */
+  dryRun?: boolean;
+  /** Where rank 0 shows progress (default: nowhere). */
+  progress?: NodeJS.WriteStream;
+  /** Further places for metrics; called on rank 0 only. */
+  sinks?: MetricsSink[];
+}
+
+export interface RunResult {
+  rank: number;
+  summary: RunSummary;
+}
+
+/** A run that has been opened: who takes part, on what, and whether to stop. */
+export interface Run<C extends TrainingConfig = TrainingConfig> {
+  readonly command: 'pretrain' | 'finetune';
+  readonly config: C;
+  readonly options: RunOptions;
+  readonly group: Group;
+  readonly device: string;
+  readonly threads: number;
+  /** Rank 0 alone writes files and prints. */
+  readonly leads: boolean;
+  readonly startedAt: Date;
+}
+
+/** Join the other ranks and set device and threads. The random state is that of `seed`, alike on every rank. */
+export async function openRun<C extends TrainingConfig>(
+  command: Run['command'],
+  config: C,
+  options: RunOptions,
+): Promise<Run<C>> {
+  const { localRank, localSize } = readEnvironment();
+  const device = chooseDevice(config, localRank);
+  const threads = config.threads ?? Math.max(1, Math.floor(availableParallelism() / localSize));
+  setNumThreads(threads);
+  const group = await init(device === 'cpu' ? {} : { backend: 'nccl' });
+  manualSeed(config.seed);
+  return { command, config, options, group, device, threads, leads: group.rank === 0, startedAt: new Date() };
+}
+
+function chooseDevice({ device }: TrainingConfig, localRank: number): string {
+  if (device === 'cpu' || (device === 'auto' && !isCudaAvailable())) return 'cpu';
+  if (isCudaAvailable()) return `cuda:${localRank}`;
+  throw new ShardloopError(
+    'NO_CUDA',
+    '--device cuda: no CUDA device can be used here; `shardloop doctor` says why. Use --device cpu to compute on the CPU',
+  );
+}
+
+/**
+ * The random state of one step is a function of seed, step and rank. So a resumed run draws what the undisturbed one
+ * would have drawn, and evaluating in between changes nothing.
+ */
+export function seedStep(run: Run, step: number): void {
+  const mixed = (BigInt(run.config.seed) << 32n) ^ (BigInt(step) << 12n) ^ BigInt(run.group.rank);
+  manualSeed(BigInt.asIntN(63, mixed * 0x9e3779b97f4a7c15n));
+}
+
+/** Whether any rank was asked to stop; all ranks get the same answer. Collective. */
+export async function stopAgreed(run: Run): Promise<boolean> {
+  return (await run.group.sum(run.options.signal?.aborted ? 1 : 0)) > 0;
+}
+
+/** The sinks of a run: on rank 0 the files in `out`, progress, and the caller's own; elsewhere and in a dry run none. */
+export function openSinks(run: Run, total: number, resumedStep: number): MetricsSink {
+  const { config, options, leads, command } = run;
+  if (!leads || options.dryRun) return fanOut([]);
+  mkdirSync(config.out, { recursive: true });
+  const text = `    ${JSON.stringify(config, null, 2).replace(/\n/g, '\n    ')}`; // Markdown: a block of code
+  return fanOut([
+    jsonlSink(metricsFile(run), resumedStep),
+    tensorBoardSink(config.out, { text, resumedStep }),
+    ...(options.progress
+      ? [progressSink({ label: command, total, done: resumedStep, every: config.logSteps, stream: options.progress })]
+      : []),
+    ...(options.sinks ?? []),
+  ]);
+}
+
+export const metricsFile = (run: Run) => join(run.config.out, 'metrics.jsonl');
+
+/** Write run.json: config, versions and seed at the start; the result and loss.svg as well at the end. */
+export async function describeRun(run: Run, summary?: RunSummary): Promise<void> {
+  const { command, config, group, device, threads, startedAt, leads, options } = run;
+  if (!leads || options.dryRun) return;
+  const description = {
+    command,
+    config,
+    seed: config.seed,
+    versions: { shardloop: version(), libtorch: libtorchVersion(), node: process.version },
+    platform: `${process.platform}-${process.arch}`,
+    ranks: group.size,
+    device,
+    threads,
+    startedAt,
+    ...(summary ? { finishedAt: new Date(), result: summary } : {}),
+  };
+  await writeFileAtomic(join(config.out, 'run.json'), `${JSON.stringify(description, null, 2)}\n`);
+  if (summary) await drawLoss(metricsFile(run), join(config.out, 'loss.svg'), `${command} ${config.out}`);
+}

@@ -1,0 +1,8 @@
+// Which versions a run was made with: for --version and run.json.
+import { readFileSync } from 'node:fs';
+
+/** shardloop's own version, from its package.json. */
+export function version(): string {
+  const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
+  return (JSON.parse(text) as { version: string }).version;
+}

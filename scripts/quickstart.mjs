@@ -1,0 +1,118 @@
+// `npm run quickstart`: set up what is missing, pretrain a small GPT on the bundled text, tune it with LoRA over two
+// ranks on the bundled dialogues, and show what the tuning did. Leaves everything in out/quickstart/.
+// Not a part of the library: it runs the `shardloop` program as a user would.
+import { spawn } from 'node:child_process';
+import { rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const program = join(root, 'dist', 'cli', 'index.js');
+const out = join('out', 'quickstart');
+const base = join(out, 'base', 'model');
+const prompts = [
+  'How many months does a year have?',
+  'What does a tokenizer do?',
+  'Good night!',
+  '天空是什么颜色的?',
+  '什么是 GPU?',
+];
+
+await main();
+
+async function main() {
+  await setUp();
+  const started = performance.now();
+  rmSync(join(root, out), { recursive: true, force: true });
+
+  say('1/3  pretrain a small GPT, byte by byte, on examples/data/corpus.txt');
+  await shardloop('pretrain', {
+    data: 'examples/data/corpus.txt',
+    out: join(out, 'base'),
+    layers: 4,
+    width: 192,
+    heads: 6,
+    seqLen: 256,
+    microBatch: 8,
+    epochs: 5,
+    lr: 2e-3,
+    evalSplit: 0.05,
+  });
+
+  say('2/3  tune it with LoRA on examples/data/dialogues.json, two ranks over Gloo');
+  await shardloop('finetune', {
+    model: base,
+    data: 'examples/data/dialogues.json',
+    out,
+    method: 'lora',
+    loraRank: 8,
+    loraAlpha: 16,
+    targetModules: 'all-linear',
+    nproc: 2,
+    epochs: 5,
+    microBatch: 8,
+    seqLen: 256,
+    lr: 5e-3,
+    evalSplit: 0.05,
+  });
+
+  say('3/3  answers before and after');
+  const { default: Table } = await import('cli-table3');
+  const table = new Table({ head: ['prompt', 'before', 'after'], colWidths: [24, 44, 44], wordWrap: true });
+  for (const prompt of prompts) {
+    const options = {
+      model: base,
+      prompt,
+      maxNewTokens: 96,
+      temperature: 0,
+      template: join(out, 'adapter', 'chat_template.jinja'),
+    };
+    const before = await generate(options);
+    const after = await generate({ ...options, adapter: join(out, 'adapter') });
+    table.push([prompt, before, after]);
+  }
+  process.stdout.write(`${table}\n`);
+  say(
+    `done in ${Math.round((performance.now() - started) / 1000)} s; ${out}/ holds the base model (base/model), the adapter,`,
+  );
+  say('metrics.jsonl, loss.svg, run.json and events for `tensorboard --logdir out/quickstart`');
+}
+
+async function setUp() {
+  await run([join(root, 'scripts', 'setup.mjs')]);
+}
+
+async function generate(options) {
+  const { text } = JSON.parse(await shardloop('generate', { ...options, json: true }, { capture: true }));
+  return text.replace(/\s+/g, ' ').trim();
+}
+
+function shardloop(command, options, { capture = false } = {}) {
+  const flags = Object.entries(options).flatMap(([key, value]) => {
+    const flag = `--${key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+    return value === true ? [flag] : [flag, String(value)];
+  });
+  return run([program, command, ...flags], capture);
+}
+
+/** Run a Node program from the repository's root; resolve to its stdout when captured, and end as it ends. */
+function run(args, capture = false) {
+  return new Promise((resolve) => {
+    const child = spawn(process.execPath, args, {
+      cwd: root,
+      stdio: ['inherit', capture ? 'pipe' : 'inherit', 'inherit'],
+    });
+    let text = '';
+    child.stdout?.setEncoding('utf8').on('data', (part) => {
+      text += part;
+    });
+    child.on('close', (code, signal) => {
+      if (code === 0) return resolve(text);
+      process.exit(code ?? (signal === 'SIGTERM' ? 143 : 130));
+    });
+  });
+}
+
+function say(text) {
+  process.stderr.write(`${text}\n`);
+}
