@@ -1,0 +1,105 @@
+// The one harness of the benchmarks: contenders side by side, warmed up, run in turns in the same minutes, so that a busy
+// machine disturbs all of them alike; medians and spread, a table, and JSON. What is measured stands in the other files.
+import { spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { availableParallelism, cpus, homedir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+
+/** One way to do the work. `run` does it `iterations` times and returns the nanoseconds that one took. */
+export interface Contender {
+  readonly name: string;
+  run(iterations: number): number | Promise<number>;
+}
+
+export interface Timing {
+  readonly name: string;
+  /** Nanoseconds of one iteration: median, and the quarter and three-quarter points over the rounds. */
+  readonly median: number;
+  readonly low: number;
+  readonly high: number;
+  readonly rounds: number;
+}
+
+export interface Report {
+  readonly benchmark: string;
+  readonly cpu: string;
+  readonly cores: number;
+  readonly node: string;
+  readonly timings: Timing[];
+  /** Named quotients of medians, e.g. ours over Python's. */
+  readonly ratios: Record<string, number>;
+}
+
+/** Runs all contenders in turns: `rounds` rounds of `iterations` each, after `warmups` rounds that do not count. */
+export async function compare(
+  contenders: readonly Contender[],
+  options: { rounds: number; iterations: number; warmups?: number },
+): Promise<Timing[]> {
+  const times = contenders.map(() => [] as number[]);
+  const { rounds, iterations, warmups = 3 } = options;
+  for (let round = -warmups; round < rounds; round++) {
+    for (const [i, contender] of contenders.entries()) {
+      const time = await contender.run(iterations);
+      if (round >= 0) times[i]!.push(time);
+    }
+  }
+  return contenders.map(({ name }, i) => {
+    const sorted = times[i]!.sort((a, b) => a - b);
+    const at = (part: number) => sorted[Math.round(part * (sorted.length - 1))]!;
+    return { name, median: at(0.5), low: at(0.25), high: at(0.75), rounds };
+  });
+}
+
+export function medianOf(timings: readonly Timing[], name: string): number {
+  const found = timings.find((t) => t.name === name);
+  if (!found) throw new Error(`no contender named ${name}`);
+  return found.median;
+}
+
+/** Prints a report as a table, or as one JSON object. */
+export function print(benchmark: string, timings: Timing[], ratios: Record<string, number>, json: boolean): Report {
+  const report: Report = {
+    benchmark,
+    cpu: cpus()[0]?.model.trim() ?? 'unknown',
+    cores: availableParallelism(),
+    node: process.version,
+    timings,
+    ratios,
+  };
+  if (json) {
+    console.log(JSON.stringify(report, null, 2));
+    return report;
+  }
+  const width = Math.max(...timings.map((t) => t.name.length), ...Object.keys(ratios).map((name) => name.length));
+  const us = (ns: number) => (ns / 1000).toFixed(3).padStart(9);
+  console.log(`${benchmark}: ${report.cpu}, ${report.cores} cores, Node ${report.node}`);
+  console.log(`${''.padEnd(width)}   median us   25% us    75% us`);
+  for (const t of timings) console.log(`${t.name.padEnd(width)}  ${us(t.median)} ${us(t.low)} ${us(t.high)}`);
+  for (const [name, ratio] of Object.entries(ratios))
+    console.log(`${name.padEnd(width)}  ${ratio.toFixed(2).padStart(9)}`);
+  return report;
+}
+
+/**
+ * Contenders in Python: one process of bench/`script`, which reads `name iterations` lines and answers each with the
+ * nanoseconds of one iteration. Close it when done.
+ */
+export function pythonContenders(script: string, names: readonly string[]): { contenders: Contender[]; close(): void } {
+  const cache =
+    process.env.SHARDLOOP_CACHE ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'shardloop');
+  const program = process.env.SHARDLOOP_ORACLE_PYTHON ?? join(cache, 'python', 'bin', 'python');
+  if (!existsSync(program)) throw new Error(`Python's contenders need ${program}: \`npm run test:oracle\` makes it`);
+  const file = join(dirname(fileURLToPath(import.meta.url)), script);
+  const child = spawn(program, ['-u', file], { stdio: ['pipe', 'pipe', 'inherit'] });
+  const answers = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  const run = async (name: string, iterations: number) => {
+    child.stdin.write(`${name} ${iterations}\n`);
+    const { value, done } = await answers.next();
+    if (done) throw new Error(`${script} ended while it ran ${name}`);
+    return Number(value);
+  };
+  const contenders = names.map((name) => ({ name: `python ${name}`, run: (n: number) => run(name, n) }));
+  return { contenders, close: () => child.stdin.end() };
+}

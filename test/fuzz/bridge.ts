@@ -1,0 +1,221 @@
+// The fuzzer of the bridge: random ops with random arguments and random disposal, scopes, reads and backward, all from
+// one seed. Every error must be a ShardloopError. It runs in a child process (child.ts), because what it looks for is
+// a process that dies.
+
+import { native } from '../../lib/core/binding.js';
+import { opSchemas } from '../../lib/core/call.js';
+import {
+  backward,
+  call,
+  keep,
+  manualSeed,
+  memory,
+  noGrad,
+  ShardloopError,
+  scope,
+  Tensor,
+} from '../../lib/core/index.js';
+import { parseSchema, type Schema } from '../../lib/core/schema.js';
+import { argument, garbage, randomTensor } from './arguments.js';
+import { type Random, seeded } from './random.js';
+
+export interface Outcome {
+  calls: number;
+  succeeded: number;
+  /** Calls that ended in an error, by its code. */
+  errors: Record<string, number>;
+  /** Errors that are not ShardloopErrors: each is a bug. */
+  unnamed: string[];
+  /** Live handles before and after; equal unless something leaks. */
+  handlesBefore: number;
+  handlesAfter: number;
+  /** Resident bytes at each tenth of the run, after everything was disposed. */
+  resident: number[];
+}
+
+const POOL = 48;
+const LARGE = 1 << 16; // elements: larger results are disposed at once, so that the run stays fast
+
+// Not fuzzed, because the call is not about its arguments: it touches files, other processes, or the process's state.
+const APART: readonly RegExp[] = [
+  /^(c10d|_c10d_functional|_c10d_functional_autograd|symm_mem|profiler|_dtensor)::/,
+  /^aten::from_file/, // makes a file of any name
+  /^aten::(set_data|_test_|_print|_debug|segment_reduce_nothing)/,
+  /^prim::/,
+  /^shardloop::(set_num_threads|set_num_interop|store_|group_|work_|init_|tcp_|file_|hash_|process_group|load_)/,
+];
+
+/** Every op that the fuzzer calls. */
+export function fuzzedOps(only?: string): Schema[] {
+  const pattern = only === undefined ? null : new RegExp(only);
+  return opSchemas()
+    .map((text) => parseSchema(text))
+    .filter((s) => !APART.some((apart) => apart.test(s.qualified)) && (pattern?.test(s.qualified) ?? true));
+}
+
+/** Makes `calls` calls out of `seed`. `announce` is told each call before it is made. */
+export function fuzz(options: { seed: number; calls: number; only?: string; announce(call: string): void }): Outcome {
+  const random = seeded(options.seed);
+  const ops = fuzzedOps(options.only);
+  const outcome: Outcome = {
+    calls: 0,
+    succeeded: 0,
+    errors: {},
+    unnamed: [],
+    handlesBefore: memory.stats().handles,
+    handlesAfter: 0,
+    resident: [],
+  };
+  const attempt = (what: string, work: () => unknown): unknown => {
+    options.announce(what);
+    outcome.calls++;
+    try {
+      const result = work();
+      outcome.succeeded++;
+      return result;
+    } catch (error) {
+      const code = error instanceof ShardloopError ? error.code : 'unnamed';
+      outcome.errors[code] = (outcome.errors[code] ?? 0) + 1;
+      if (code === 'unnamed' && outcome.unnamed.length < 20) outcome.unnamed.push(`${what}: ${String(error)}`);
+      return undefined;
+    }
+  };
+  manualSeed(options.seed);
+  let tenth = 1;
+  while (outcome.calls < options.calls) {
+    episode(random, ops, attempt, () => outcome.calls >= options.calls);
+    if (outcome.calls >= (options.calls * tenth) / 10) {
+      tenth++;
+      globalThis.gc?.();
+      outcome.resident.push(process.memoryUsage.rss());
+    }
+  }
+  outcome.handlesAfter = memory.stats().handles;
+  return outcome;
+}
+
+type Attempt = (what: string, work: () => unknown) => unknown;
+
+/** Some fifty calls over one pool of tensors, inside a scope or outside; leaves nothing alive. */
+function episode(random: Random, ops: readonly Schema[], attempt: Attempt, done: () => boolean): void {
+  const pool: Tensor[] = [];
+  const everything: Tensor[] = [];
+  const add = (value: unknown): void => {
+    if (Array.isArray(value)) value.forEach(add);
+    if (!(value instanceof Tensor)) return;
+    everything.push(value);
+    if (value.isDisposed) return;
+    if (attemptNumel(value) > LARGE) value.dispose();
+    else if (pool.length < POOL) pool.push(value);
+    else pool[random.below(POOL)] = value;
+  };
+  const source = { random, tensor: () => random.pick(pool) };
+  const step = () => {
+    while (pool.length < 8) add(randomTensor(random));
+    const kind = random.next();
+    if (kind < 0.86) {
+      const op = random.pick(ops);
+      const args = op.arguments.map((a) =>
+        a.fallback !== null && random.chance(0.5) ? undefined : argument(a.type, source),
+      );
+      if (random.chance(0.02)) args.push(garbage(random));
+      if (random.chance(0.02)) args.pop();
+      const run = () => call(op.qualified, ...(args as Parameters<typeof call>[1][]));
+      add(attempt(show(op.qualified, args), () => (random.chance(0.2) ? noGrad(run) : run())));
+    } else misuse(random, pool, attempt, add);
+  };
+  const work = () => {
+    for (let i = 0; i < 50 && !done(); i++) {
+      if (random.chance(0.03)) attempt('scope', () => scope(() => [step(), step(), random.pick(pool)]));
+      else step();
+    }
+    if (random.chance(0.2)) attempt('keep', () => keep(random.pick(pool)));
+  };
+  if (random.chance(0.5)) attempt('scope', () => scope(work));
+  else work();
+  for (const tensor of everything) tensor[Symbol.dispose]();
+}
+
+/** Disposal, reads, backward, and the exports of the addon with arguments that they never ask for. */
+function misuse(random: Random, pool: Tensor[], attempt: Attempt, add: (value: unknown) => void): void {
+  const one = random.pick(pool);
+  const junk = garbage(random);
+  const text = describe(junk);
+  const kinds: [string, () => unknown][] = [
+    ['dispose', () => one.dispose()],
+    ['dispose quietly', () => one[Symbol.dispose]()],
+    ['dispose twice', () => [one.dispose(), one.dispose()]],
+    ['dataSync', () => one.dataSync({ bits: random.chance(0.5) })],
+    ['view_data', () => one.view_data()],
+    ['toArray', () => one.toArray()],
+    ['toString', () => one.toString()],
+    ['itemSync', () => one.itemSync()],
+    ['shape', () => [one.shape, one.strides, one.dtype, one.device, one.storageBytes]],
+    ['grad', () => one.grad],
+    [
+      'set grad',
+      () => {
+        one.grad = random.pick(pool);
+      },
+    ],
+    [
+      'requiresGrad',
+      () => {
+        one.requiresGrad = random.chance(0.5);
+      },
+    ],
+    ['backward', () => one.backward(random.chance(0.5) ? undefined : random.pick(pool))],
+    ['backward of two', () => backward([one, random.pick(pool)], [null, random.pick(pool)])],
+    ['backward of inputs', () => backward([one], [null], { inputs: [random.pick(pool)], retainGraph: true })],
+    ['detach', () => one.detach()],
+  ];
+  if (random.chance(0.5)) {
+    const [what, work] = random.pick(kinds);
+    const result = attempt(`${what} of ${describe(one)}`, work);
+    if (result instanceof Tensor) add(result);
+    return;
+  }
+  const exports = native() as unknown as Record<string, (...args: unknown[]) => unknown>;
+  const apart = ['init', 'scopePush', 'scopePop', 'keep', 'schemas', 'read'];
+  const name = random.pick(Object.keys(exports).filter((key) => !apart.includes(key)));
+  // Raw results (handles) are not tracked: the scope of the episode, or this dispose, frees them.
+  const before = memory.stats().handles;
+  scope(() => attempt(`native ${name}(${text}, ...)`, () => exports[name]!(junk, garbage(random), garbage(random))));
+  if (memory.stats().handles > before)
+    attempt(`leak after native ${name}(${text})`, () => {
+      throw new Error('a raw call left handles');
+    });
+}
+
+function attemptNumel(tensor: Tensor): number {
+  try {
+    return tensor.numel;
+  } catch {
+    return 0;
+  }
+}
+
+function show(op: string, args: readonly unknown[]): string {
+  return `${op}(${args.map(describe).join(', ')})`;
+}
+
+function describe(value: unknown): string {
+  if (value instanceof Tensor) {
+    try {
+      if (value.isDisposed) return 'disposed';
+      return `${value.dtype}[${value.shape}]${value.requiresGrad ? 'g' : ''}${value.isContiguous ? '' : 's'}`;
+    } catch {
+      return 'Tensor?';
+    }
+  }
+  if (Array.isArray(value)) return `[${Array.from(value, describe).join(', ')}]`;
+  if (typeof value === 'bigint') return `${value}n`;
+  if (typeof value === 'object' && value !== null) {
+    try {
+      return JSON.stringify(value).slice(0, 60);
+    } catch {
+      return 'object';
+    }
+  }
+  return typeof value === 'string' ? JSON.stringify(value) : String(value);
+}

@@ -1,0 +1,59 @@
+// Starts fuzzing processes and tells how they ended: done, died on a call, or stuck in one. It judges nothing.
+import { spawn } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { Outcome } from './bridge.js';
+
+export interface Run {
+  readonly seed: number;
+  /** The outcome, when the process came to its end. */
+  readonly outcome?: Outcome;
+  /** Else the call on which it died or stuck, and how. */
+  readonly call?: string;
+  readonly how?: string;
+}
+
+const CHILD = fileURLToPath(new URL('./child.ts', import.meta.url));
+const STUCK_MS = 30_000; // one call that takes longer is stuck: every argument is small
+const MEMORY_KB = 12_000_000; // of address space, so that an absurd allocation fails instead of filling the machine
+
+/** Runs one child to its end, or kills it when one call takes too long. */
+export function runChild(seed: number, calls: number, only = ''): Promise<Run> {
+  const folder = mkdtempSync(join(tmpdir(), 'shardloop-fuzz-'));
+  const log = join(folder, 'call');
+  const command = `ulimit -c 0; ulimit -v ${MEMORY_KB}; exec "$0" "$@"`;
+  const args = ['--expose-gc', '--import', 'tsx', CHILD, String(seed), String(calls), log, only];
+  const child = spawn('/bin/sh', ['-c', command, process.execPath, ...args], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    cwd: folder,
+    env: { ...process.env, MALLOC_ARENA_MAX: '2' },
+  });
+  let stdout = '';
+  let stderr = '';
+  let stuck = false;
+  child.stdout.on('data', (chunk: Buffer) => (stdout += chunk));
+  child.stderr.on('data', (chunk: Buffer) => (stderr = (stderr + chunk).slice(-2000)));
+  const watch = setInterval(() => {
+    const since = statSync(log, { throwIfNoEntry: false })?.mtimeMs;
+    if (since !== undefined && Date.now() - since > STUCK_MS) {
+      stuck = true;
+      child.kill('SIGKILL');
+    }
+  }, 1000);
+  return new Promise((resolve) => {
+    child.once('close', (code, signal) => {
+      clearInterval(watch);
+      let call = '';
+      try {
+        call = readFileSync(log, 'utf8').trim();
+      } catch {
+        call = 'before the first call';
+      }
+      rmSync(folder, { recursive: true, force: true });
+      if (code === 0 && stdout.startsWith('{')) resolve({ seed, outcome: JSON.parse(stdout) as Outcome });
+      else resolve({ seed, call, how: `${stuck ? 'stuck' : (signal ?? `exit ${code}`)} ${stderr.trim().slice(-600)}` });
+    });
+  });
+}
