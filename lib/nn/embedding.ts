@@ -1,0 +1,44 @@
+// The table lookup.
+import { describe, empty, ops, ShardloopError, Tensor } from '../core/index.js';
+import * as init from './init.js';
+import { Module } from './module.js';
+import { size, type TensorOptions } from './options.js';
+import { type Parameter, parameter } from './parameter.js';
+
+/** Options of {@link Embedding}. */
+export interface EmbeddingOptions extends TensorOptions {
+  /** Rows of the table: how many different ids there are. */
+  count: number;
+  /** Width of a row. */
+  size: number;
+}
+
+/** Rows of a table by id: int64 or int32 (...) -> (..., size). `weight` is (count, size) and starts as N(0, 1). */
+export class Embedding extends Module {
+  readonly count: number;
+  readonly size: number;
+  weight: Parameter; // (count, size)
+
+  constructor(options: EmbeddingOptions) {
+    super();
+    this.count = size('Embedding: count', options.count);
+    this.size = size('Embedding: size', options.size);
+    this.weight = parameter(empty([this.count, this.size], { dtype: options.dtype, device: options.device }));
+    init.normal(this.weight);
+  }
+
+  forward(ids: Tensor): Tensor {
+    if (!(ids instanceof Tensor) || (ids.dtype !== 'int64' && ids.dtype !== 'int32')) {
+      const received = ids instanceof Tensor ? `a ${ids.dtype} tensor` : describe(ids);
+      throw new ShardloopError(
+        'BAD_ARGUMENT',
+        `Embedding: expected ids as an int64 or int32 tensor, received ${received}`,
+      );
+    }
+    return ops.embedding(this.weight, ids); // (..., size)
+  }
+
+  override extraRepr(): string {
+    return `count=${this.count}, size=${this.size}`;
+  }
+}

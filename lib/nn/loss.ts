@@ -1,0 +1,82 @@
+// Losses. Weighing by tokens over micro-batches is the training loop's.
+import { describe, isFloatingDType, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
+
+/** 'mean' over what counts, 'sum', or 'none': one value for each position. */
+export type Reduction = 'mean' | 'sum' | 'none';
+
+const REDUCTION: Readonly<Record<Reduction, number>> = { none: 0, mean: 1, sum: 2 };
+
+/** Options of {@link crossEntropy}. */
+export interface CrossEntropyOptions {
+  /** Default 'mean': over the positions that are not ignored (NaN when there are none). */
+  reduction?: Reduction;
+  /** The label of positions that do not count (default -100). */
+  ignoreIndex?: number;
+  /** Share of the target that is spread evenly over all classes, in [0, 1] (default 0). */
+  labelSmoothing?: number;
+}
+
+/**
+ * The negative log-likelihood of `labels` under `softmax(logits)`. logits (..., V) floating, labels (...) int64; the
+ * result is a scalar, or (...) for reduction 'none'. Half-precision logits are computed in float32, and the result is
+ * float32. Throws BAD_ARGUMENT for other shapes, dtypes or options.
+ */
+export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntropyOptions = {}): Tensor {
+  const { reduction = 'mean', ignoreIndex = -100, labelSmoothing = 0 } = options;
+  const classes = logits.shape.at(-1) ?? 0;
+  if (
+    labels.dtype !== 'int64' ||
+    !isFloatingDType(logits.dtype) ||
+    logits.shape.slice(0, -1).join() !== labels.shape.join()
+  ) {
+    throw new ShardloopError(
+      'BAD_ARGUMENT',
+      `crossEntropy: expected floating logits (..., V) and int64 labels (...); received ${logits.dtype} [${logits.shape.join(', ')}] and ${labels.dtype} [${labels.shape.join(', ')}]`,
+    );
+  }
+  if (!Number.isSafeInteger(ignoreIndex)) {
+    throw new ShardloopError(
+      'BAD_ARGUMENT',
+      `crossEntropy: expected ignoreIndex to be an integer, received ${describe(ignoreIndex)}`,
+    );
+  }
+  if (!(labelSmoothing >= 0 && labelSmoothing <= 1)) {
+    throw new ShardloopError(
+      'BAD_ARGUMENT',
+      `crossEntropy: expected labelSmoothing in [0, 1], received ${describe(labelSmoothing)}`,
+    );
+  }
+  return scope(() => {
+    const flat = ops.reshape(logits, [-1, classes]); // (N, V)
+    const half = flat.dtype === 'bfloat16' || flat.dtype === 'float16';
+    const loss = ops.cross_entropy_loss(
+      half ? ops._to_copy(flat, { dtype: 'float32' }) : flat,
+      ops.reshape(labels, [-1]),
+      {
+        reduction: reductionCode('crossEntropy', reduction),
+        ignore_index: ignoreIndex,
+        label_smoothing: labelSmoothing,
+      },
+    );
+    return reduction === 'none' ? ops.reshape(loss, [...labels.shape]) : loss;
+  });
+}
+
+/** The squared difference of two tensors of one shape: a scalar, or for reduction 'none' that shape. Default 'mean'. */
+export function mse(input: Tensor, target: Tensor, options: { reduction?: Reduction } = {}): Tensor {
+  if (input.shape.join() !== target.shape.join()) {
+    throw new ShardloopError(
+      'BAD_ARGUMENT',
+      `mse: expected two tensors of one shape; received [${input.shape.join(', ')}] and [${target.shape.join(', ')}]`,
+    );
+  }
+  return ops.mse_loss(input, target, { reduction: reductionCode('mse', options.reduction ?? 'mean') });
+}
+
+function reductionCode(where: string, reduction: unknown): number {
+  if (typeof reduction === 'string' && Object.hasOwn(REDUCTION, reduction)) return REDUCTION[reduction as Reduction];
+  throw new ShardloopError(
+    'BAD_ARGUMENT',
+    `${where}: expected reduction 'mean', 'sum' or 'none', received ${describe(reduction)}`,
+  );
+}
