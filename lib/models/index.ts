@@ -1,0 +1,7 @@
+// The names of lib/models for the folders above.
+export { type CausalModel, type FinishReason, type GenerateOptions, generate } from './generate.js';
+export { type GPT2Config, gpt2Config } from './gpt2/config.js';
+export { type GPT2ForwardOptions, GPT2LMHeadModel, type GPT2Options } from './gpt2/model.js';
+export { gpt2ParameterCount, gpt2Plan, type PlannedParameter } from './gpt2/plan.js';
+export { KVCache, type KVCacheOptions } from './kv-cache.js';
+export { type LoadedModel, type LoadModelOptions, loadModel, type SaveModelOptions, saveModel } from './load.js';

@@ -1,0 +1,75 @@
+// The keys and values of past positions, so that generation computes each position once. Memory is taken whole at the
+// start and written in place; nothing grows. Not here: which position a token has (the model), when to stop (generate).
+import { type DType, keep, noGrad, ops, ShardloopError, scope, type Tensor, zeros } from '../core/index.js';
+
+/** What a {@link KVCache} is made for. */
+export interface KVCacheOptions {
+  readonly layers: number;
+  readonly batch: number;
+  readonly heads: number;
+  /** Width of one head. */
+  readonly headSize: number;
+  /** Positions that can be held. */
+  readonly length: number;
+  readonly dtype?: DType;
+  readonly device?: string;
+}
+
+/** Keys and values of every block: two tensors (B, H, length, D) a block. Free it with `dispose()` or `using`. */
+export class KVCache {
+  /** Positions that can be held. */
+  readonly capacity: number;
+  /** Positions that are held. */
+  length = 0;
+  readonly #layers: readonly { readonly keys: Tensor; readonly values: Tensor }[];
+
+  constructor(options: KVCacheOptions) {
+    const { layers, batch, heads, headSize, length, dtype, device } = options;
+    const make = () => keep(zeros([batch, heads, length, headSize], { dtype, device }));
+    this.capacity = length;
+    this.#layers = Array.from({ length: layers }, () => ({ keys: make(), values: make() }));
+  }
+
+  /**
+   * Writes the keys and values (B, H, T, D) of T new positions of one block behind those that are held, and returns
+   * views (B, H, length + T, D) of all. The positions count as held after {@link advance}.
+   */
+  update(layer: number, keys: Tensor, values: Tensor): [Tensor, Tensor] {
+    const start = this.length;
+    const end = start + keys.shape[2]!;
+    this.#check(end);
+    const own = this.#layers[layer]!;
+    return scope(() => {
+      const put = (all: Tensor, fresh: Tensor): Tensor => {
+        noGrad(() => ops.copy_(ops.slice(all, { dim: 2, start, end }), fresh));
+        return ops.slice(all, { dim: 2, start: 0, end });
+      };
+      return [put(own.keys, keys), put(own.values, values)];
+    });
+  }
+
+  /** Counts `positions` more as held, once every block has written them. */
+  advance(positions: number): void {
+    this.#check(this.length + positions);
+    this.length += positions;
+  }
+
+  #check(end: number): void {
+    if (end <= this.capacity) return;
+    throw new ShardloopError(
+      'BAD_ARGUMENT',
+      `KVCache: expected at most ${this.capacity} positions, received ${end}; make the cache longer`,
+    );
+  }
+
+  dispose(): void {
+    for (const { keys, values } of this.#layers) {
+      keys.dispose();
+      values.dispose();
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
