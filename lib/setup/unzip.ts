@@ -1,0 +1,193 @@
+// Unpacks chosen entries of a zip file (a wheel, libtorch's archive) as a stream: stored and deflated entries, zip64,
+// checksums, permissions and symbolic links. Not a general unzip: no encryption, no multi-part archives.
+import { createReadStream, createWriteStream } from 'node:fs';
+import { chmod, type FileHandle, mkdir, open, readFile, symlink, unlink } from 'node:fs/promises';
+import { dirname, join, normalize, sep } from 'node:path';
+import { Transform } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { createInflateRaw, crc32 as nodeCrc32 } from 'node:zlib';
+import { SetupError } from './errors.js';
+
+/** One entry of a zip's directory. */
+export interface ZipEntry {
+  readonly name: string;
+  readonly size: number;
+  readonly packed: number;
+  readonly method: number;
+  readonly crc: number;
+  readonly mode: number;
+  readonly offset: number;
+}
+
+/** The directory of a zip file. Throws BAD_ARGUMENT when the file is not a complete zip. */
+export async function readZip(path: string): Promise<ZipEntry[]> {
+  const file = await open(path, 'r');
+  try {
+    const { offset, size, count } = await findDirectory(file, path);
+    const directory = await bytes(file, offset, size, path);
+    const entries: ZipEntry[] = [];
+    let at = 0;
+    for (let i = 0; i < count; i++) {
+      if (at + 46 > size || directory.readUInt32LE(at) !== 0x02014b50) throw broken(path, `entry ${i} of ${count}`);
+      const nameLength = directory.readUInt16LE(at + 28);
+      const extraLength = directory.readUInt16LE(at + 30);
+      const extra = directory.subarray(at + 46 + nameLength, at + 46 + nameLength + extraLength);
+      const wide = zip64Fields(extra, [
+        directory.readUInt32LE(at + 24),
+        directory.readUInt32LE(at + 20),
+        directory.readUInt32LE(at + 42),
+      ]);
+      entries.push({
+        name: directory.toString('utf8', at + 46, at + 46 + nameLength),
+        method: directory.readUInt16LE(at + 10),
+        crc: directory.readUInt32LE(at + 16),
+        size: wide[0],
+        packed: wide[1],
+        offset: wide[2],
+        mode: directory.readUInt32LE(at + 38) >>> 16,
+      });
+      at += 46 + nameLength + extraLength + directory.readUInt16LE(at + 32);
+    }
+    return entries;
+  } finally {
+    await file.close();
+  }
+}
+
+/** The text of one entry, or null when the zip has none of that name. */
+export async function readEntry(path: string, name: string | RegExp): Promise<string | null> {
+  const matches = (entry: ZipEntry) => (typeof name === 'string' ? entry.name === name : name.test(entry.name));
+  const entry = (await readZip(path)).find(matches);
+  if (!entry) return null;
+  const parts: Buffer[] = [];
+  await streamEntry(
+    path,
+    entry,
+    new Transform({
+      transform(chunk: Buffer, _encoding, done) {
+        parts.push(chunk);
+        done();
+      },
+    }).resume(),
+  );
+  return Buffer.concat(parts).toString('utf8');
+}
+
+/** Unpacks the entries that `wanted` maps to a path (relative to `into`; null leaves an entry out). Returns the bytes. */
+export async function unzip(
+  path: string,
+  into: string,
+  wanted: (name: string) => string | null,
+  onBytes?: (done: number, all: number) => void,
+): Promise<number> {
+  const chosen = (await readZip(path))
+    .filter((entry) => !entry.name.endsWith('/'))
+    .map((entry) => ({ entry, to: wanted(entry.name) }))
+    .filter((item): item is { entry: ZipEntry; to: string } => item.to !== null);
+  const all = chosen.reduce((sum, { entry }) => sum + entry.size, 0);
+  let done = 0;
+  for (const { entry, to } of chosen) {
+    const target = join(into, normalize(to));
+    if (!target.startsWith(normalize(into) + sep)) throw broken(path, `entry "${entry.name}" leads out of its folder`);
+    await mkdir(dirname(target), { recursive: true });
+    await streamEntry(path, entry, createWriteStream(target));
+    if ((entry.mode & 0o170000) === 0o120000) {
+      const link = await readFile(target, 'utf8');
+      await unlink(target);
+      await symlink(link, target);
+    } else if (entry.mode & 0o111) {
+      await chmod(target, 0o755);
+    }
+    done += entry.size;
+    onBytes?.(done, all);
+  }
+  return all;
+}
+
+async function streamEntry(path: string, entry: ZipEntry, into: NodeJS.WritableStream): Promise<void> {
+  const file = await open(path, 'r');
+  let start: number;
+  try {
+    const header = await bytes(file, entry.offset, 30, path);
+    if (header.readUInt32LE(0) !== 0x04034b50) throw broken(path, `entry "${entry.name}"`);
+    start = entry.offset + 30 + header.readUInt16LE(26) + header.readUInt16LE(28);
+  } finally {
+    await file.close();
+  }
+  if (entry.method !== 0 && entry.method !== 8) {
+    throw broken(path, `entry "${entry.name}" is packed by method ${entry.method}; expected 0 or 8`);
+  }
+  let crc = 0;
+  let size = 0;
+  const check = new Transform({
+    transform(chunk: Buffer, _encoding, done) {
+      crc = crc32(chunk, crc);
+      size += chunk.length;
+      done(null, chunk);
+    },
+  });
+  // An empty range cannot be said with `end`; an entry of no bytes has nothing to read.
+  const options = { start, end: start + entry.packed - 1, highWaterMark: 1 << 20 };
+  if (entry.packed === 0) await pipeline([Buffer.alloc(0)], check, into);
+  else if (entry.method === 0) await pipeline(createReadStream(path, options), check, into);
+  else await pipeline(createReadStream(path, options), createInflateRaw({ chunkSize: 1 << 18 }), check, into);
+  if (size !== entry.size || crc !== entry.crc) throw broken(path, `entry "${entry.name}" fails its checksum`);
+}
+
+/** zlib.crc32 came with Node 20.15 and 22.2; every supported Node has it. */
+function crc32(chunk: Buffer, value: number): number {
+  return nodeCrc32(chunk, value) >>> 0;
+}
+
+async function findDirectory(file: FileHandle, path: string): Promise<{ offset: number; size: number; count: number }> {
+  const { size: length } = await file.stat();
+  const span = Math.min(length, 65_557);
+  const end = await bytes(file, length - span, span, path);
+  let at = span - 22;
+  while (at >= 0 && end.readUInt32LE(at) !== 0x06054b50) at--;
+  if (at < 0) throw broken(path, 'no end of directory');
+  const plain = {
+    count: end.readUInt16LE(at + 10),
+    size: end.readUInt32LE(at + 12),
+    offset: end.readUInt32LE(at + 16),
+  };
+  if (plain.count !== 0xffff && plain.offset !== 0xffffffff && plain.size !== 0xffffffff) return plain;
+  if (at < 20 || end.readUInt32LE(at - 20) !== 0x07064b50) throw broken(path, 'no zip64 locator');
+  const wide = await bytes(file, Number(end.readBigUInt64LE(at - 12)), 56, path);
+  if (wide.readUInt32LE(0) !== 0x06064b50) throw broken(path, 'no zip64 end of directory');
+  return {
+    count: Number(wide.readBigUInt64LE(32)),
+    size: Number(wide.readBigUInt64LE(40)),
+    offset: Number(wide.readBigUInt64LE(48)),
+  };
+}
+
+/** Replaces the 32-bit fields that are all ones by the 64-bit ones of the zip64 extra field, in its order. */
+function zip64Fields(extra: Buffer, fields: [number, number, number]): [number, number, number] {
+  if (!fields.includes(0xffffffff)) return fields;
+  for (let at = 0; at + 4 <= extra.length; at += 4 + extra.readUInt16LE(at + 2)) {
+    if (extra.readUInt16LE(at) !== 1) continue;
+    let field = at + 4;
+    return fields.map((value) => {
+      if (value !== 0xffffffff) return value;
+      const wide = Number(extra.readBigUInt64LE(field));
+      field += 8;
+      return wide;
+    }) as [number, number, number];
+  }
+  return fields;
+}
+
+async function bytes(file: FileHandle, offset: number, length: number, path: string): Promise<Buffer> {
+  const buffer = Buffer.alloc(length);
+  const { bytesRead } = await file.read(buffer, 0, length, offset);
+  if (bytesRead !== length) throw broken(path, `it ends at byte ${offset + bytesRead}`);
+  return buffer;
+}
+
+function broken(path: string, what: string): SetupError {
+  return new SetupError(
+    'BAD_ARGUMENT',
+    `${path} is not a complete zip file: ${what}. Delete it and run the command again.`,
+  );
+}
