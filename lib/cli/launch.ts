@@ -13,7 +13,7 @@ interface LaunchFlags {
   nprocPerNode: number;
   nnodes: number;
   nodeRank: number;
-  masterAddr: string;
+  masterAddr?: string;
   masterPort?: number;
   logDir?: string;
 }
@@ -24,7 +24,7 @@ export const launchCommand = () =>
     .requiredOption('--nproc-per-node <n>', 'ranks on this host', whole(1))
     .option('--nnodes <n>', 'hosts', whole(1), 1)
     .option('--node-rank <n>', 'number of this host, from 0', whole(0), 0)
-    .option('--master-addr <host>', 'where rank 0 runs', '127.0.0.1')
+    .option('--master-addr <host>', 'where rank 0 runs (default: 127.0.0.1, with one host)')
     .option('--master-port <port>', 'port of the rendezvous (default: a free one, with one host)', whole(1))
     .option('--log-dir <dir>', "also write each rank's output to a file in this folder")
     .argument('<script>', 'a .js, .mjs or .ts file')
@@ -33,7 +33,8 @@ export const launchCommand = () =>
     .action(async (script: string, args: string[], flags: LaunchFlags) => {
       try {
         const { launch } = await import('../dist/launch.js');
-        process.exitCode = await launch({ ...flags, command: [process.execPath, ...nodeArguments(script)], args });
+        const { exitCode } = await launch({ ...flags, command: [process.execPath, ...nodeArguments(script)], args });
+        process.exitCode = exitCode;
       } catch (error) {
         fail(error);
       }

@@ -8,6 +8,7 @@ import { describe, ShardloopError, type Tensor } from '../core/index.js';
 import { type Backend, misuse, plain, type ReduceOp } from './checks.js';
 import * as collectives from './collectives.js';
 import { type LaunchEnvironment, readEnvironment } from './environment.js';
+import { recordUncaughtFailures } from './failure-report.js';
 import { allGatherObject, broadcastObject } from './objects.js';
 import type { Work } from './work.js';
 
@@ -69,6 +70,7 @@ export async function init(options: InitOptions = {}): Promise<Group> {
       `the world group exists with ${world.options}, received ${signature}; destroy it first`,
     );
   }
+  recordUncaughtFailures();
   const launch = options.environment ?? readEnvironment();
   const { rank, size, masterAddr: host, masterPort: port } = launch;
   const serve = rank === 0 && !launch.agentStore;
@@ -141,7 +143,7 @@ async function openStore(
   fail: (what: string, text: string) => ShardloopError,
 ): Promise<number> {
   if ('inProcess' in address) return raw('shardloop::store_in_process', address.inProcess) as number;
-  
+
   const where = `${address.host}:${address.port}`;
   if (address.serve) {
     try {
