@@ -13,7 +13,7 @@ export type TargetModules = string | readonly string[] | RegExp;
 export type BaseLayer = Linear | Conv1D;
 
 /** A model that says which layer computes its scores, so that `'all-linear'` leaves it out. */
-interface WithOutputHead extends Module {
+interface WithOutputHead {
   outputHead(): Module;
 }
 
@@ -54,8 +54,7 @@ export function isBaseLayer(module: Module): module is BaseLayer {
 }
 
 function allLinear(model: Module, modules: [string, Module][]): [string, BaseLayer][] {
-  const head =
-    typeof (model as Partial<WithOutputHead>).outputHead === 'function' ? (model as WithOutputHead).outputHead() : null;
+  const head = (model as unknown as Partial<WithOutputHead>).outputHead?.() ?? null;
   const found = modules.filter((entry): entry is [string, BaseLayer] => isBaseLayer(entry[1]) && entry[1] !== head);
   if (found.length === 0) throw noMatch(model, "'all-linear'");
   return found;

@@ -1,0 +1,37 @@
+// The affine layer as GPT-2's published weights have it: a Linear whose weight is stored transposed.
+import { empty, ops, type Tensor } from '../core/index.js';
+import * as init from './init.js';
+import type { LinearOptions } from './linear.js';
+import { Module } from './module.js';
+import { size } from './options.js';
+import { type Parameter, parameter } from './parameter.js';
+
+/**
+ * `y = x W + b` over the last dimension: (..., in) -> (..., out). `weight` is (in, out), as in Hugging Face's Conv1D
+ * (a convolution of width one), and starts as N(0, 0.02); `bias` is (out), or null, and starts at 0.
+ */
+export class Conv1D extends Module {
+  readonly in: number;
+  readonly out: number;
+  weight: Parameter; // (in, out)
+  bias: Parameter | null; // (out)
+
+  constructor(options: LinearOptions) {
+    super();
+    this.in = size('Conv1D: in', options.in);
+    this.out = size('Conv1D: out', options.out);
+    const { bias = true, dtype, device } = options;
+    this.weight = parameter(empty([this.in, this.out], { dtype, device }));
+    init.normal(this.weight, { std: 0.02 });
+    this.bias = bias ? parameter(empty([this.out], { dtype, device })) : null;
+    if (this.bias !== null) init.zeros(this.bias);
+  }
+
+  forward(x: Tensor): Tensor {
+    return ops.linear(x, ops.t(this.weight), { bias: this.bias }); // (..., out)
+  }
+
+  override extraRepr(): string {
+    return `in=${this.in}, out=${this.out}, bias=${this.bias !== null}`;
+  }
+}
