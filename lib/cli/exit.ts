@@ -2,6 +2,7 @@
 // Sets process.exitCode and lets the process end by itself: process.exit() would cut off piped output.
 import { CommanderError } from 'commander';
 import { type ErrorCode, ShardloopError } from '../core/errors.js';
+import { recordFailure } from '../dist/failure-report.js';
 
 export const EXIT = { done: 0, failed: 1, usage: 2, badData: 3, sigint: 130, sigterm: 143 } as const;
 
@@ -24,7 +25,9 @@ export function fail(error: unknown, options: { json?: boolean; signal?: NodeJS.
     return;
   }
   const code = error instanceof ShardloopError ? error.code : undefined;
-  process.exitCode = options.signal === 'SIGTERM' ? EXIT.sigterm : ((code && BY_CODE[code]) ?? EXIT.failed);
+  const terminated = code === 'INTERRUPTED' && options.signal === 'SIGTERM';
+  process.exitCode = terminated ? EXIT.sigterm : ((code && BY_CODE[code]) ?? EXIT.failed);
+  recordFailure(error);
   const rank = Number(process.env.RANK ?? 0);
   if (rank > 0 && code && SAME_ON_EVERY_RANK.includes(code)) return;
   const prefix = rank > 0 ? `[rank ${rank}/${process.env.WORLD_SIZE}] ` : '';

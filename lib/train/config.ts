@@ -69,7 +69,7 @@ export const finetuneSchema = z.strictObject({
   targetModules: z
     .union([z.string().min(1), z.array(z.string().min(1)).min(1)])
     .default('all-linear')
-    .describe('what gets an adapter: all-linear, names (c_attn,c_proj), or /regular expression/'),
+    .describe('what gets an adapter: all-linear, names (c_attn,c_proj), or a regular expression for whole names'),
   seqLen: whole(2).optional().describe("longest sequence in tokens (default: 512, or the model's context if shorter)"),
   pack: z.boolean().default(false).describe('fill sequences with several records; attention does not cross them'),
   template: z

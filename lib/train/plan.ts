@@ -1,7 +1,9 @@
 // What a run will take, before it is run: steps, tokens, and the memory of weights, gradients and optimizer. Activations
 // are not predicted here; a dry run measures the process's peak after one step.
 import { dtypeBytes, type Tensor } from '../core/index.js';
+import type { BatchSource, SequenceSet } from '../data/index.js';
 import type { TrainingConfig } from './config.js';
+import type { Run } from './run.js';
 
 export interface Plan {
   /** Optimizer steps of the whole run. */
@@ -38,9 +40,30 @@ export function stateBytes(parameters: Tensor[], trainable: Tensor[], config: Tr
   return states;
 }
 
-/** Steps of one pass and of the run. The last batch of a pass may be smaller; it is a step too. */
-export function countSteps(records: number, globalBatch: number, config: TrainingConfig) {
-  const stepsPerEpoch = Math.ceil(records / globalBatch);
-  const steps = Math.max(1, Math.ceil(stepsPerEpoch * config.epochs - 1e-9));
-  return { stepsPerEpoch, steps: Math.min(steps, config.maxSteps ?? Number.POSITIVE_INFINITY) };
+/** The plan of a run whose first step has been taken: what it will take, and the peak memory so far. */
+export function planRun(
+  { config, group }: Run,
+  parameters: Tensor[],
+  trainable: Tensor[],
+  { train, heldOut }: { train: SequenceSet; heldOut: SequenceSet | null },
+  batches: BatchSource,
+  steps: number,
+): Plan {
+  const { tokens, labelledTokens } = countTokens(train);
+  return {
+    ...{ steps, stepsPerEpoch: batches.stepsPerEpoch, records: train.count, evalRecords: heldOut?.count ?? 0 },
+    ...{ tokens, labelledTokens, microBatch: config.microBatch, gradAccum: config.gradAccum },
+    ...{ ranks: group.size, globalBatch: batches.globalBatch },
+    memory: { ...stateBytes(parameters, trainable, config), peak: process.resourceUsage().maxRSS * 1024 },
+  };
+}
+
+function countTokens(set: SequenceSet): { tokens: number; labelledTokens: number } {
+  let tokens = 0;
+  let labelledTokens = 0;
+  for (let i = 0; i < set.count; i++) {
+    tokens += set.get(i, 0).ids.length;
+    labelledTokens += set.labelled(i, 0);
+  }
+  return { tokens, labelledTokens };
 }

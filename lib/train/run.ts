@@ -3,7 +3,7 @@
 import { mkdirSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
-import { isCudaAvailable, libtorchVersion, manualSeed, ShardloopError, setNumThreads } from '../core/index.js';
+import { isCudaAvailable, libtorchVersion, manualSeed, ShardloopError, setNumThreads, tensor } from '../core/index.js';
 import { type Group, init, readEnvironment } from '../dist/index.js';
 import { writeFileAtomic } from '../io/atomic.js';
 import type { TrainingConfig } from './config.js';
@@ -77,9 +77,12 @@ export function seedStep(run: Run, step: number): void {
   manualSeed(BigInt.asIntN(63, mixed * 0x9e3779b97f4a7c15n));
 }
 
-/** Whether any rank was asked to stop; all ranks get the same answer. Collective. */
-export async function stopAgreed(run: Run): Promise<boolean> {
-  return (await run.group.sum(run.options.signal?.aborted ? 1 : 0)) > 0;
+/** The sums of each number over all ranks. Collective. */
+export async function sumOverRanks(run: Run, numbers: number[]): Promise<number[]> {
+  if (run.group.size === 1) return numbers;
+  using values = tensor(Float64Array.from(numbers), { device: run.device });
+  await run.group.allReduce(values).done();
+  return Array.from((await values.data()) as Float64Array);
 }
 
 /** The sinks of a run: on rank 0 the files in `out`, progress, and the caller's own; elsewhere and in a dry run none. */
@@ -118,4 +121,9 @@ export async function describeRun(run: Run, summary?: RunSummary): Promise<void>
   };
   await writeFileAtomic(join(config.out, 'run.json'), `${JSON.stringify(description, null, 2)}\n`);
   if (summary) await drawLoss(metricsFile(run), join(config.out, 'loss.svg'), `${command} ${config.out}`);
+}
+
+/** Wait until every rank has come here, and leave the group. After a failure the ranks do not wait for each other. */
+export async function closeRun(run: Run): Promise<void> {
+  await run.group.destroy();
 }

@@ -1,0 +1,55 @@
+// Fine-tuning, from a model folder and a file of records to an adapter or a new model folder. Reads like its own table
+// of contents; what each line does is in the file that it comes from.
+import { join } from 'node:path';
+import type { z } from 'zod';
+import { loadModel, saveModel } from '../models/index.js';
+import { addLora, saveAdapter } from '../peft/index.js';
+import { type FinetuneConfig, finetuneSchema } from './config.js';
+import { resolveConfig } from './config-sources.js';
+import { readExamples, requireFolder } from './examples.js';
+import { trainLoop } from './loop.js';
+import { closeRun, describeRun, openRun, type RunOptions, type RunResult } from './run.js';
+
+/** What {@link finetune} takes; see the schema for every key. */
+export type FinetuneOptions = z.input<typeof finetuneSchema>;
+
+/**
+ * Tune a model on records. Every rank of the group calls it; rank 0 writes `out/adapter` (lora) or `out/model` (full),
+ * metrics.jsonl, events for TensorBoard, loss.svg and run.json.
+ * Throws BAD_CONFIG, BAD_RECORD (before training begins), BAD_MODEL, BAD_CHECKPOINT, NON_FINITE, INTERRUPTED.
+ */
+export async function finetune(config: FinetuneOptions, options: RunOptions = {}): Promise<RunResult> {
+  const run = await openRun('finetune', resolveConfig(finetuneSchema, { flags: config }).config, options);
+  try {
+    const dir = requireFolder('--model', run.config.model);
+    const { model, tokenizer } = await loadModel(dir, { dtype: dtypeOf(run.config), device: run.device });
+    if (run.config.method === 'lora') addLora(model, adapterOptions(run.config));
+    else model.requiresGrad(true);
+    const examples = await readExamples(run.config, tokenizer, model.config.n_positions);
+
+    await describeRun(run);
+    const summary = await trainLoop(run, model, examples);
+
+    if (run.leads && !options.dryRun) {
+      const lora = run.config.method === 'lora';
+      summary.result = join(run.config.out, lora ? 'adapter' : 'model');
+      if (lora) await saveAdapter(model, summary.result, { baseModel: run.config.model });
+      else await saveModel(model, summary.result);
+      await tokenizer.save(summary.result, { chatTemplate: examples.template });
+    }
+    await describeRun(run, summary);
+    model.dispose();
+    return { rank: run.group.rank, summary };
+  } finally {
+    await closeRun(run);
+  }
+}
+
+const dtypeOf = ({ precision }: FinetuneConfig) => (precision === 'bf16' ? 'bfloat16' : 'float32');
+
+const adapterOptions = ({ loraRank, loraAlpha, loraDropout, targetModules }: FinetuneConfig) => ({
+  rank: loraRank,
+  alpha: loraAlpha,
+  dropout: loraDropout,
+  targetModules,
+});

@@ -1,0 +1,77 @@
+// A prompt's continuation by a model folder and, if asked, an adapter: what `shardloop generate` does.
+
+import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
+import { isCudaAvailable, ShardloopError, setNumThreads } from '../core/index.js';
+import { ChatTemplate, loadTokenizer, type Tokenizer } from '../data/index.js';
+import { exists } from '../io/index.js';
+import { generate, loadModel } from '../models/index.js';
+import { loadAdapter } from '../peft/index.js';
+import { requireFolder, templateSource } from './examples.js';
+
+export interface GenerateTextOptions {
+  model: string;
+  adapter?: string;
+  prompt: string;
+  maxNewTokens: number;
+  /** 0 always takes the likeliest token. */
+  temperature: number;
+  topK?: number;
+  topP?: number;
+  seed: number;
+  /** Feed the prompt as it is. */
+  raw?: boolean;
+  /** A file with a chat template, or `none` for the default one. */
+  template?: string;
+  /** Default: the checkpoint's. */
+  precision?: 'fp32' | 'bf16';
+  device: 'auto' | 'cpu' | 'cuda';
+  threads?: number;
+  signal?: AbortSignal;
+}
+
+export interface GeneratedText {
+  text: string;
+  /** The new tokens. */
+  tokenIds: number[];
+  /** All that was fed. */
+  promptTokenIds: number[];
+}
+
+/** Load, encode, generate, decode. Throws BAD_CONFIG, BAD_MODEL, BAD_ARGUMENT, NO_CUDA. */
+export async function generateText(options: GenerateTextOptions): Promise<GeneratedText> {
+  const { adapter, prompt, maxNewTokens, temperature, topK, topP, seed, signal } = options;
+  setNumThreads(options.threads ?? availableParallelism());
+  const dir = requireFolder('--model', options.model);
+  const dtype = options.precision && ({ fp32: 'float32', bf16: 'bfloat16' } as const)[options.precision];
+  const { model, tokenizer } = await loadModel(dir, { dtype, device: deviceOf(options.device) });
+  if (adapter !== undefined) await loadAdapter(model, requireFolder('--adapter', adapter));
+  const template = options.raw ? null : await chooseTemplate(options, tokenizer);
+  const promptTokenIds = template === null ? tokenizer.encode(prompt) : template.encodePrompt(prompt);
+  const tokenIds = await generate(model, promptTokenIds, { maxNewTokens, temperature, topK, topP, seed, signal });
+  model.dispose();
+  return { text: tokenizer.decode(tokenIds), tokenIds, promptTokenIds };
+}
+
+/** The template that was asked for, the adapter's, the model's; null when there is none: the prompt is then fed as it is. */
+async function chooseTemplate(
+  { template, adapter }: GenerateTextOptions,
+  tokenizer: Tokenizer,
+): Promise<ChatTemplate | null> {
+  if (template !== undefined) return new ChatTemplate(tokenizer, templateSource(template, tokenizer));
+  if (adapter !== undefined) {
+    const beside = join(adapter, 'chat_template.jinja');
+    if (await exists(beside)) return new ChatTemplate(tokenizer, templateSource(beside, tokenizer));
+    if (await exists(join(adapter, 'tokenizer_config.json'))) {
+      const own = await loadTokenizer(adapter).catch(() => null);
+      if (own?.chatTemplate) return new ChatTemplate(tokenizer, own.chatTemplate);
+    }
+  }
+  return tokenizer.chatTemplate === null ? null : new ChatTemplate(tokenizer);
+}
+
+function deviceOf(device: GenerateTextOptions['device']): string {
+  if (device === 'cpu' || (device === 'auto' && !isCudaAvailable())) return 'cpu';
+  if (isCudaAvailable()) return 'cuda:0';
+  throw new ShardloopError('NO_CUDA', '--device cuda: no CUDA device can be used here; `shardloop doctor` says why');
+}

@@ -1,0 +1,153 @@
+// The loop over steps, the same for `pretrain` and `finetune`: step, metrics, evaluation, checkpoint, stop. One step is
+// step.ts; what surrounds the run is run.ts.
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { autocast, ShardloopError, type Tensor } from '../core/index.js';
+import { BatchSource, type SequenceSet } from '../data/index.js';
+import type { GPT2LMHeadModel } from '../models/index.js';
+import { segmentsOf } from '../nn/index.js';
+import { Schedule } from '../optim/index.js';
+import { replicate } from '../parallel/index.js';
+import { Checkpoints } from './checkpoints.js';
+import { type Evaluation, evaluate } from './evaluate.js';
+import type { StepMetrics } from './metrics.js';
+import { microBatches } from './micro-batch.js';
+import { makeOptimizer, makeSchedule } from './optimizer.js';
+import { planRun } from './plan.js';
+import { openSinks, type Run, seedStep, sumOverRanks } from './run.js';
+import { type StepContext, trainStep } from './step.js';
+import type { RunSummary } from './summary.js';
+
+/** What is trained on, and what is only measured. */
+export interface TrainingData {
+  readonly train: SequenceSet;
+  readonly heldOut: SequenceSet | null;
+  /** The token that fills short rows. */
+  readonly padId: number;
+}
+
+/**
+ * Train `model` until the run's last step (a dry run: one step). Only parameters that require a gradient train.
+ * Throws INTERRUPTED after the checkpoint when the run's signal was aborted, NON_FINITE when the loss diverges.
+ */
+export async function trainLoop(run: Run, model: GPT2LMHeadModel, data: TrainingData): Promise<RunSummary> {
+  const { config, group, device, options } = run;
+  const { rank, size: worldSize } = group;
+  const { microBatch, gradAccum, epochs, seed } = config;
+  const batches = new BatchSource(data.train, {
+    ...{ microBatch, gradAccum, rank, worldSize, seed, epochs },
+    padId: data.padId,
+  });
+  const total = Math.min(batches.totalSteps, config.maxSteps ?? Number.POSITIVE_INFINITY);
+  const trainable = model.namedParameters().filter(([, t]) => t.requiresGrad);
+  const optimizer = makeOptimizer(trainable, config);
+  const schedule = new Schedule(optimizer, makeSchedule(config, total));
+  const segments = segmentsOf(model);
+  const context: StepContext = {
+    ...{ segments, group, optimizer, clip: config.clip, checkpointing: config.checkpointing },
+    strategy: replicate(segments, group),
+    parameters: trainable.map(([, t]) => t),
+    precision: precisionOf(config.precision, device),
+  };
+  const checkpoints = new Checkpoints(run, { trainable, optimizer, schedule, batches });
+  const before = await checkpoints.resume();
+  const held = data.heldOut;
+  const measure = () => (held ? evaluate(run, model, held, context) : undefined);
+
+  const clock = startClock(before.seconds);
+  const summary: RunSummary = {
+    ...{ command: run.command, steps: before.step, tokens: 0, seconds: 0, loss: Number.NaN, ranks: worldSize },
+    parameters: count(model.parameters()),
+    trainable: count(context.parameters),
+    evalLossBefore: before.step === 0 && !options.dryRun ? (await measure())?.loss : undefined,
+  };
+  const sinks = openSinks(run, total, before.step);
+  model.train();
+  try {
+    for (let step = before.step + 1; step <= total; step++) {
+      const began = clock();
+      const batch = batches.next()!;
+      seedStep(run, step);
+      const lr = schedule.lr;
+      const { loss, gradNorm } = await trainStep(context, microBatches(model, batch, device));
+      schedule.advance();
+
+      const time = clock();
+      const fed = batch.microBatches.reduce((sum, { mask }) => sum + mask.reduce((n, bit) => n + bit, 0), 0);
+      const [tokensFed, stops] = await sumOverRanks(run, [fed, options.signal?.aborted ? 1 : 0]);
+      const metrics: StepMetrics = {
+        ...{ step, epoch: epochAt(step, batches), loss, lr, tokens: batch.labelledTokens, time, gradNorm },
+        tokensPerSecond: tokensFed! / (time - began),
+      };
+      const finite = Number.isFinite(loss) && Number.isFinite(gradNorm);
+      const last = step === total || options.dryRun === true;
+      const stopped = stops! > 0 && !last;
+      const due = config.evalSteps > 0 && step % config.evalSteps === 0;
+      if (finite && !stopped && (due || last)) addEvaluation(metrics, await measure());
+      sinks.write(metrics);
+      note(summary, metrics);
+      if (!finite) throw diverged(metrics, checkpoints.newest);
+
+      if (stopped || (config.saveSteps > 0 && step % config.saveSteps === 0 && !last))
+        await checkpoints.save(step, time);
+      if (stopped) throw interrupted(step, total, checkpoints.newest);
+      if (last) break;
+      await nextTurn(); // signals, timers and the caller's other work
+    }
+    if (options.dryRun) summary.plan = planRun(run, model.parameters(), [...context.parameters], data, batches, total);
+  } finally {
+    await sinks.close();
+    optimizer.dispose();
+  }
+  summary.seconds = clock() - before.seconds;
+  return summary;
+}
+
+/** Seconds of training so far, those before a resume included. */
+function startClock(before: number): () => number {
+  const start = performance.now();
+  return () => before + (performance.now() - start) / 1000;
+}
+
+function precisionOf(precision: Run['config']['precision'], device: string): <T>(fn: () => T) => T {
+  if (precision !== 'bf16-autocast') return (fn) => fn();
+  return (fn) => autocast({ dtype: 'bfloat16', device: device === 'cpu' ? 'cpu' : 'cuda' }, fn);
+}
+
+function epochAt(step: number, { stepsPerEpoch }: BatchSource): number {
+  return step / stepsPerEpoch;
+}
+
+function count(tensors: readonly Tensor[]): number {
+  return tensors.reduce((sum, t) => sum + t.numel, 0);
+}
+
+function addEvaluation(metrics: StepMetrics, evaluation: Evaluation | undefined): void {
+  if (!evaluation) return;
+  metrics.evalLoss = evaluation.loss;
+  metrics.evalPerplexity = evaluation.perplexity;
+}
+
+function note(summary: RunSummary, metrics: StepMetrics): void {
+  summary.steps = metrics.step;
+  summary.tokens += metrics.tokens;
+  summary.firstLoss ??= metrics.loss;
+  summary.loss = metrics.loss;
+  if (metrics.evalLoss !== undefined) summary.evalLoss = metrics.evalLoss;
+  if (metrics.evalPerplexity !== undefined) summary.evalPerplexity = metrics.evalPerplexity;
+}
+
+function diverged({ step, loss, gradNorm, lr }: StepMetrics, checkpoint: string | null): ShardloopError {
+  const rescue = checkpoint ? ` ${checkpoint} is from before it.` : '';
+  return new ShardloopError(
+    'NON_FINITE',
+    `step ${step}: expected a finite loss and gradient, received loss ${loss} and gradient norm ${gradNorm} at lr ${lr}.` +
+      ` Lower --lr or raise --warmup-steps.${rescue}`,
+  );
+}
+
+function interrupted(step: number, total: number, checkpoint: string | null): ShardloopError {
+  return new ShardloopError(
+    'INTERRUPTED',
+    `stopped after step ${step} of ${total}. ${checkpoint} holds the state; run the same command with --resume auto to continue`,
+  );
+}

@@ -1,0 +1,26 @@
+// A model folder and an adapter into one model folder: what `shardloop merge` does.
+import { loadModel, saveModel } from '../models/index.js';
+import { loadAdapter, loraLayers, mergeLora } from '../peft/index.js';
+import { requireFolder } from './examples.js';
+
+export interface MergeOptions {
+  model: string;
+  adapter: string;
+  out: string;
+  /** Default: the checkpoint's. */
+  precision?: 'fp32' | 'bf16';
+}
+
+/** Load, add, write. Returns where it stands and how many layers were changed. Throws BAD_CONFIG, BAD_MODEL. */
+export async function mergeAdapter(options: MergeOptions): Promise<{ out: string; merged: number }> {
+  const dir = requireFolder('--model', options.model);
+  const adapter = requireFolder('--adapter', options.adapter);
+  const dtype = options.precision && ({ fp32: 'float32', bf16: 'bfloat16' } as const)[options.precision];
+  const { model, tokenizer } = await loadModel(dir, { dtype });
+  await loadAdapter(model, adapter, { dtype: 'float32' });
+  mergeLora(model);
+  const merged = loraLayers(model).length;
+  await saveModel(model, options.out, { tokenizer });
+  model.dispose();
+  return { out: options.out, merged };
+}

@@ -1,0 +1,60 @@
+// Pretraining, from a text file to a model folder. Reads like its own table of contents; what each line does is in the
+// file that it comes from.
+import { join } from 'node:path';
+import type { z } from 'zod';
+import { ShardloopError } from '../core/errors.js';
+import { byteTokenizer, loadTokenizer, type Tokenizer } from '../data/index.js';
+import { GPT2LMHeadModel, saveModel } from '../models/index.js';
+import { type PretrainConfig, pretrainSchema } from './config.js';
+import { resolveConfig } from './config-sources.js';
+import { requireFolder } from './examples.js';
+import { trainLoop } from './loop.js';
+import { closeRun, describeRun, openRun, type RunOptions, type RunResult } from './run.js';
+import { readText } from './text.js';
+
+/** What {@link pretrain} takes; see the schema for every key. */
+export type PretrainOptions = z.input<typeof pretrainSchema>;
+
+/**
+ * Train a GPT from random weights on text. Every rank of the group calls it; rank 0 writes `out/model`, metrics.jsonl,
+ * events for TensorBoard, loss.svg and run.json.
+ * Throws BAD_CONFIG, BAD_RECORD (before training begins), BAD_CHECKPOINT, NON_FINITE, INTERRUPTED.
+ */
+export async function pretrain(config: PretrainOptions, options: RunOptions = {}): Promise<RunResult> {
+  const run = await openRun('pretrain', resolveConfig(pretrainSchema, { flags: config }).config, options);
+  try {
+    const tokenizer = await chooseTokenizer(run.config.tokenizer);
+    const text = await readText(run.config, tokenizer);
+    const model = makeModel(run.config, tokenizer, run.device);
+
+    await describeRun(run);
+    const summary = await trainLoop(run, model, text);
+
+    if (run.leads && !options.dryRun) {
+      summary.result = join(run.config.out, 'model');
+      await saveModel(model, summary.result, { tokenizer });
+    }
+    await describeRun(run, summary);
+    model.dispose();
+    return { rank: run.group.rank, summary };
+  } finally {
+    await closeRun(run);
+  }
+}
+
+async function chooseTokenizer(name: string): Promise<Tokenizer> {
+  return name === 'byte' ? byteTokenizer() : await loadTokenizer(requireFolder('--tokenizer', name));
+}
+
+/** The same weights on every rank: the random state was seeded alike. */
+function makeModel(config: PretrainConfig, tokenizer: Tokenizer, device: string): GPT2LMHeadModel {
+  const { layers, heads, width, dropout, seqLen, precision } = config;
+  if (width % heads !== 0) {
+    throw new ShardloopError('BAD_CONFIG', `--heads: expected a divisor of --width ${width}, received ${heads}`);
+  }
+  const shape = { n_layer: layers, n_head: heads, n_embd: width, n_positions: seqLen, vocab_size: tokenizer.vocabSize };
+  const dropouts = { resid_pdrop: dropout, embd_pdrop: dropout, attn_pdrop: dropout };
+  const tokens = { bos_token_id: tokenizer.bosId, eos_token_id: tokenizer.eosId, pad_token_id: tokenizer.padId };
+  const dtype = precision === 'bf16' ? 'bfloat16' : 'float32';
+  return new GPT2LMHeadModel({ ...shape, ...dropouts, ...tokens }, { dtype, device });
+}
