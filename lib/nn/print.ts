@@ -12,7 +12,7 @@ export function printModule(module: Module): string {
   return tree(module, new Set());
 }
 
-function tree(module: Module, above: Set<Module>): string {
+function tree(module: Module, above: ReadonlySet<unknown>): string {
   const name = module.constructor.name;
   if (above.has(module)) return `${name}(...)`;
   const inside = new Set(above).add(module);
@@ -26,13 +26,17 @@ function tree(module: Module, above: Set<Module>): string {
 }
 
 /** The text of a field that holds modules, or null for any other field. */
-function member(value: unknown, above: Set<Module>): string | null {
+function member(value: unknown, above: ReadonlySet<unknown>): string | null {
   if (isModule(value)) return tree(value, above);
-  if (typeof value !== 'object' || value === null) return null;
-  const entries = Object.entries(value).filter(([, item]) => isModule(item));
-  const plain = Array.isArray(value) || Object.getPrototypeOf(value) === Object.prototype;
-  if (!plain || entries.length === 0) return null;
-  const lines = entries.map(([name, item]) => ({ name, text: tree(item as Module, above) }));
+  if (typeof value !== 'object' || value === null || above.has(value)) return null;
+  if (!Array.isArray(value) && Object.getPrototypeOf(value) !== Object.prototype) return null;
+  const inside = new Set(above).add(value);
+  const lines: Line[] = [];
+  for (const [name, item] of Object.entries(value)) {
+    const text = member(item, inside);
+    if (text !== null) lines.push({ name, text });
+  }
+  if (lines.length === 0) return null;
   return Array.isArray(value) ? block('ModuleList', '', fold(lines)) : block('ModuleDict', '', lines);
 }
 

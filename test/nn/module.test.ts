@@ -364,6 +364,21 @@ test('printing folds equal neighbours', () => {
   )
 )`);
   expect(String(new Dropout(0.25))).toBe('Dropout(p=0.25)');
+  class Grid extends Module {
+    rows = [[new Dropout(0), new Dropout(0)], [new Dropout(0.5)]];
+    forward(): void {}
+  }
+  expect(String(new Grid())).toBe(`Grid(
+  (rows): ModuleList(
+    (0): ModuleList(
+      (0-1): 2 x Dropout(p=0)
+    )
+    (1): ModuleList(
+      (0): Dropout(p=0.5)
+    )
+  )
+)`);
+  expect(names(new Grid().children())).toEqual(['rows.0.0', 'rows.0.1', 'rows.1.0']);
 });
 
 test('dispose and using free parameters, buffers and gradients', () => {

@@ -19,21 +19,21 @@ function sgd(p: Tensor, lr: number): MasterWeights<{ params: [string, Tensor][] 
 }
 
 describe('MasterWeights', () => {
-  test('a hundred updates of 1/1024 move a bfloat16 weight by 100/1024', () => {
+  test('96 updates of 1/1024 move a bfloat16 weight by 96/1024', () => {
     const [plain, mastered] = [half([1]), half([1])];
     const optimizers: [Tensor, Optimizer][] = [
       [plain, new SGD({ params: [plain], lr: 1 / 1024 })],
       [mastered, sgd(mastered, 1 / 1024)],
     ];
     for (const [p, optimizer] of optimizers) {
-      for (let i = 0; i < 100; i++) {
+      for (let i = 0; i < 96; i++) {
         give(p, [-1]);
         optimizer.step();
         optimizer.zeroGrad();
       }
     }
     expect(list(plain)).toEqual([1]); // 1 + 1/1024 rounds back to 1
-    expect(list(mastered)).toEqual([1.1015625]); // 1.09765625 rounded to 8 bits
+    expect(list(mastered)).toEqual([1.09375]);
     expect(mastered.grad).toBeNull();
   });
 

@@ -1,6 +1,7 @@
 // AdamW, SGD, Lion and Adafactor against their formulas written out in plain numbers; every setting moves the result;
 // settings that make no sense are refused.
 import { describe, expect, test } from 'vitest';
+import { manualSeed, randn } from '../../lib/core/index.js';
 import {
   Adafactor,
   type AdafactorSettings,
@@ -129,6 +130,21 @@ describe('AdamW', () => {
       );
     });
   }
+
+  test('fused and composed are two computations: alike, but not in every bit', () => {
+    const values = [true, false].map((fused) => {
+      manualSeed(1);
+      const p = randn([4096], { requiresGrad: true });
+      const optimizer = new AdamW({ params: [p], lr: 0.01, weightDecay: 0.1, fused });
+      for (let step = 0; step < STEPS; step++) {
+        p.grad = randn([4096]);
+        optimizer.step();
+      }
+      return [Array.from(p.dataSync() as Float32Array)];
+    });
+    expect(distance(values[0]!, values[1]!)).toBeLessThan(1e-6);
+    expect(distance(values[0]!, values[1]!)).toBeGreaterThan(0);
+  });
 
   test('misuse', () => {
     const params = [param([1])];
