@@ -1,0 +1,57 @@
+// The names of core, for the floors above it; lib/index.ts says which of them are public. Not here: any code.
+
+export { type BackwardOptions, backward, type GradOptions, grad } from './backward.js';
+export { call, type OpArgument, opSchemas } from './call.js';
+export { customFunction, type FunctionContext, type FunctionDefinition } from './custom-function.js';
+export { cpuCapability, cudaDeviceCount, isCudaAvailable, libtorchVersion } from './devices.js';
+export {
+  DTYPES,
+  type DType,
+  dtypeBytes,
+  isComplexDType,
+  isDType,
+  isFloatingDType,
+  isIntegerDType,
+  type TypedArray,
+} from './dtype.js';
+export { describe, ERRORS, type ErrorCode, ShardloopError } from './errors.js';
+export * as memory from './memory.js';
+export {
+  type AutocastOptions,
+  autocast,
+  enableGrad,
+  getNumThreads,
+  isAutocastEnabled,
+  isDeterministic,
+  isGradEnabled,
+  noGrad,
+  profileRange,
+  setDeterministic,
+  setNumThreads,
+} from './modes.js';
+export type { Int, Layout, MemoryFormat, Scalar } from './op-support.js';
+export * as ops from './ops.js';
+export { getRandomState, manualSeed, setRandomState } from './random.js';
+export { disposeAll, keep, scope } from './scope.js';
+export {
+  arange,
+  type Complex,
+  type CreateOptions,
+  empty,
+  eye,
+  full,
+  type Index,
+  type Item,
+  isTensor,
+  type Nested,
+  ones,
+  rand,
+  randint,
+  randn,
+  Slice,
+  slice,
+  Tensor,
+  type TensorData,
+  tensor,
+  zeros,
+} from './tensor.js';
