@@ -57,6 +57,7 @@ export class Tokenizer {
   constructor(files: TokenizerFiles) {
     this.#files = files;
     const names = specialNames(files);
+    names.eos_token ??= tokenOf(files, files.eosId);
     const json = withMissingTokens(files, names);
     this.#engine = new Engine(json, files.config);
     for (const [token, id] of this.#engine.get_vocab()) {
@@ -77,8 +78,7 @@ export class Tokenizer {
     this.eosToken = names.eos_token ?? null;
     this.bosToken = names.bos_token ?? null;
     this.unkToken = names.unk_token ?? null;
-    this.eosId = this.tokenToId(this.eosToken) ?? files.eosId;
-    this.eosToken ??= this.eosId === null ? null : this.idToToken(this.eosId);
+    this.eosId = this.tokenToId(this.eosToken);
     this.bosId = this.tokenToId(this.bosToken);
     this.unkId = this.tokenToId(this.unkToken);
     this.padId = this.tokenToId(names.pad_token ?? null) ?? this.eosId ?? 0;
@@ -205,6 +205,13 @@ function specialNames(files: TokenizerFiles): Partial<Record<SpecialName, string
     }
   }
   return names;
+}
+
+function tokenOf({ json }: TokenizerFiles, id: number | null): string | undefined {
+  if (id === null) return undefined;
+  const vocab = json.model.vocab;
+  const listed = Array.isArray(vocab) ? vocab[id]?.[0] : Object.entries(vocab).find((entry) => entry[1] === id)?.[0];
+  return json.added_tokens.find((token) => token.id === id)?.content ?? listed;
 }
 
 /** tokenizer.json with the tokens that only tokenizer_config.json names, which Python adds at the end as well. */

@@ -2,7 +2,7 @@
 // GPT-2's older pair vocab.json + merges.txt. Reads and writes them; what they mean stands in tokenizer.ts.
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { ShardloopError } from '../core/errors.js';
+import { describe, ShardloopError } from '../core/errors.js';
 
 /** An added token as tokenizer.json spells it. */
 export interface AddedToken {
@@ -145,12 +145,15 @@ async function fromVocabAndMerges(dir: string, config: TokenizerConfig): Promise
   };
 }
 
+const MODELS: readonly unknown[] = ['BPE', 'WordPiece', 'Unigram'];
+
 function checkShape(json: Record<string, unknown>, file: string): void {
   const model = json.model as { type?: unknown; vocab?: unknown } | undefined;
   const bad = (what: string) => new ShardloopError('BAD_MODEL', `${file}: expected ${what}. Is it a tokenizer.json?`);
   if (typeof model !== 'object' || model === null) throw bad('a "model" object');
   if (typeof model.vocab !== 'object' || model.vocab === null) throw bad('a vocabulary under "model.vocab"');
   model.type ??= 'BPE';
+  if (!MODELS.includes(model.type)) throw bad(`"model.type" to be ${MODELS.join(', ')}, got ${describe(model.type)}`);
   json.added_tokens ??= [];
   if (!Array.isArray(json.added_tokens)) throw bad('"added_tokens" to be an array');
   for (const stage of ['normalizer', 'pre_tokenizer', 'post_processor', 'decoder']) json[stage] ??= null;
