@@ -151,12 +151,3 @@ async function replace(from: string, to: string): Promise<void> {
   await copyFile(from, partial);
   await rename(partial, to);
 }
-
-/** What a fresh process says when it loads the addon: the number of its ops, or why it cannot. */
-export async function verify(addon: string): Promise<number | string> {
-  const program =
-    'const a = require(process.argv[1]); a.init((c, m) => new Error(m)); console.log(`ops ${a.schemas().length}`)';
-  const said = await run(process.execPath, ['-e', program, addon], { timeoutMs: 120_000 });
-  const count = /^ops (\d+)$/m.exec(said.stdout)?.[1];
-  return count ? Number(count) : tail(said);
-}

@@ -23,6 +23,8 @@ export interface FindOptions {
   readonly version?: string;
   /** Whether the libtorch must have CUDA; by whether there is a CUDA driver unless told otherwise. */
   readonly cuda?: boolean;
+  /** False looks only at what is on this machine. */
+  readonly fetch?: boolean;
 }
 
 /** What the search needs to know of its surroundings. */
@@ -63,6 +65,7 @@ export async function findLibtorch(options: FindOptions, context: FindContext): 
         [`pip download torch==${version}`, () => fromPip(context, version, wantCuda)],
         ['the official libtorch archive', () => fromArchive(options, context, version, wantCuda)],
       ];
+  if (options.fetch === false) sources.splice(archive ? 0 : 2);
   for (const [what, source] of sources) {
     let result: Libtorch | string;
     try {

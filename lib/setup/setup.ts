@@ -1,7 +1,7 @@
 // Set-up as a whole, readable as its own table of contents: platform, tools, libtorch, CUDA part, build or cache, check.
 // Run again it does only what is missing. Not here: npm ci and tsc of a clone (scripts/setup.mjs).
 import { existsSync } from 'node:fs';
-import { buildAddon, cachedAddon, publish, verify } from './addon.js';
+import { buildAddon, cachedAddon, publish } from './addon.js';
 import { type BuildInputs, buildKey } from './build-key.js';
 import { cudaPart } from './cuda-part.js';
 import { messageOf, SetupError } from './errors.js';
@@ -10,6 +10,7 @@ import type { Libtorch } from './libtorch.js';
 import { explainLoadFailure, helpPage, locateAddon, readRecord } from './locate.js';
 import { addonInPackage, cacheRoot, packageRoot, pointerFile } from './paths.js';
 import { platform } from './platform.js';
+import { probe } from './probe.js';
 import { type Report, since, stderrReport } from './report.js';
 import { findCMake, findCompiler } from './toolchain.js';
 
@@ -56,10 +57,10 @@ export async function setup(options: SetupOptions = {}): Promise<SetupResult> {
   const base = { root, libtorch, compiler: `${compiler.path} ${compiler.version}` };
   const plan = await build({ ...base, cuda: typeof cuda === 'string' ? null : cuda }, cuda, options, cache, report);
 
-  const ops = await verify(plan.addon);
-  if (typeof ops === 'string') throw explainLoadFailure(plan.addon, new Error(ops));
-  report.line(`${plan.addon}: loads, ${ops} ops (${plan.did}; ${since(start)} in all)`);
-  return { addon: plan.addon, libtorch, did: plan.did, cuda: plan.cuda, ops };
+  const loaded = await probe(plan.addon);
+  if (typeof loaded === 'string') throw explainLoadFailure(plan.addon, new Error(loaded));
+  report.line(`${plan.addon}: loads, ${loaded.ops} ops (${plan.did}; ${since(start)} in all)`);
+  return { addon: plan.addon, libtorch, did: plan.did, cuda: plan.cuda, ops: loaded.ops };
 }
 
 type Plan = Pick<SetupResult, 'addon' | 'did' | 'cuda'>;

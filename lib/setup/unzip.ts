@@ -1,12 +1,15 @@
 // Unpacks chosen entries of a zip file (a wheel, libtorch's archive) as a stream: stored and deflated entries, zip64,
 // checksums, permissions and symbolic links. Not a general unzip: no encryption, no multi-part archives.
 import { createReadStream, createWriteStream } from 'node:fs';
-import { chmod, type FileHandle, mkdir, open, readFile, symlink, unlink } from 'node:fs/promises';
+import { chmod, type FileHandle, mkdir, open, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join, normalize, sep } from 'node:path';
 import { Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { createInflateRaw, crc32 as nodeCrc32 } from 'node:zlib';
+import { crc32, createInflateRaw, inflateRawSync } from 'node:zlib';
 import { SetupError } from './errors.js';
+
+/** Entries up to this size are unpacked in memory. */
+const SMALL = 4 << 20;
 
 /** One entry of a zip's directory. */
 export interface ZipEntry {
@@ -54,23 +57,16 @@ export async function readZip(path: string): Promise<ZipEntry[]> {
   }
 }
 
-/** The text of one entry, or null when the zip has none of that name. */
-export async function readEntry(path: string, name: string | RegExp): Promise<string | null> {
-  const matches = (entry: ZipEntry) => (typeof name === 'string' ? entry.name === name : name.test(entry.name));
-  const entry = (await readZip(path)).find(matches);
+/** The text of one small entry, or null when the zip has none of that name. */
+export async function readEntry(path: string, name: RegExp): Promise<string | null> {
+  const entry = (await readZip(path)).find((candidate) => name.test(candidate.name));
   if (!entry) return null;
-  const parts: Buffer[] = [];
-  await streamEntry(
-    path,
-    entry,
-    new Transform({
-      transform(chunk: Buffer, _encoding, done) {
-        parts.push(chunk);
-        done();
-      },
-    }).resume(),
-  );
-  return Buffer.concat(parts).toString('utf8');
+  const file = await open(path, 'r');
+  try {
+    return (await smallEntry(file, path, entry)).toString('utf8');
+  } finally {
+    await file.close();
+  }
 }
 
 /** Unpacks the entries that `wanted` maps to a path (relative to `into`; null leaves an entry out). Returns the bytes. */
@@ -86,37 +82,45 @@ export async function unzip(
     .filter((item): item is { entry: ZipEntry; to: string } => item.to !== null);
   const all = chosen.reduce((sum, { entry }) => sum + entry.size, 0);
   let done = 0;
-  for (const { entry, to } of chosen) {
-    const target = join(into, normalize(to));
-    if (!target.startsWith(normalize(into) + sep)) throw broken(path, `entry "${entry.name}" leads out of its folder`);
-    await mkdir(dirname(target), { recursive: true });
-    await streamEntry(path, entry, createWriteStream(target));
-    if ((entry.mode & 0o170000) === 0o120000) {
-      const link = await readFile(target, 'utf8');
-      await unlink(target);
-      await symlink(link, target);
-    } else if (entry.mode & 0o111) {
-      await chmod(target, 0o755);
+  let folder = '';
+  const file = await open(path, 'r');
+  try {
+    for (const { entry, to } of chosen) {
+      const target = join(into, normalize(to));
+      if (!target.startsWith(normalize(into) + sep))
+        throw broken(path, `entry "${entry.name}" leads out of its folder`);
+      if (folder !== dirname(target)) {
+        folder = dirname(target);
+        await mkdir(folder, { recursive: true });
+      }
+      await place(file, path, entry, target);
+      done += entry.size;
+      onBytes?.(done, all);
     }
-    done += entry.size;
-    onBytes?.(done, all);
+  } finally {
+    await file.close();
   }
   return all;
 }
 
-async function streamEntry(path: string, entry: ZipEntry, into: NodeJS.WritableStream): Promise<void> {
-  const file = await open(path, 'r');
-  let start: number;
-  try {
-    const header = await bytes(file, entry.offset, 30, path);
-    if (header.readUInt32LE(0) !== 0x04034b50) throw broken(path, `entry "${entry.name}"`);
-    start = entry.offset + 30 + header.readUInt16LE(26) + header.readUInt16LE(28);
-  } finally {
-    await file.close();
-  }
-  if (entry.method !== 0 && entry.method !== 8) {
-    throw broken(path, `entry "${entry.name}" is packed by method ${entry.method}; expected 0 or 8`);
-  }
+async function place(file: FileHandle, path: string, entry: ZipEntry, target: string): Promise<void> {
+  const isLink = (entry.mode & 0o170000) === 0o120000;
+  if (isLink) await symlink((await smallEntry(file, path, entry)).toString('utf8'), target);
+  else if (Math.max(entry.size, entry.packed) <= SMALL) await writeFile(target, await smallEntry(file, path, entry));
+  else await streamEntry(file, path, entry, target);
+  if (!isLink && entry.mode & 0o111) await chmod(target, 0o755);
+}
+
+/** An entry of at most a few megabytes: one read. Most of the ten thousand headers of a wheel are a few kilobytes. */
+async function smallEntry(file: FileHandle, path: string, entry: ZipEntry): Promise<Buffer> {
+  const packed = await bytes(file, await startOf(file, path, entry), entry.packed, path);
+  const content = entry.method === 0 ? packed : inflateRawSync(packed);
+  if (content.length !== entry.size || crc32(content, 0) >>> 0 !== entry.crc) throw failsChecksum(path, entry);
+  return content;
+}
+
+async function streamEntry(file: FileHandle, path: string, entry: ZipEntry, target: string): Promise<void> {
+  const start = await startOf(file, path, entry);
   let crc = 0;
   let size = 0;
   const check = new Transform({
@@ -126,17 +130,25 @@ async function streamEntry(path: string, entry: ZipEntry, into: NodeJS.WritableS
       done(null, chunk);
     },
   });
-  // An empty range cannot be said with `end`; an entry of no bytes has nothing to read.
-  const options = { start, end: start + entry.packed - 1, highWaterMark: 1 << 20 };
-  if (entry.packed === 0) await pipeline([Buffer.alloc(0)], check, into);
-  else if (entry.method === 0) await pipeline(createReadStream(path, options), check, into);
-  else await pipeline(createReadStream(path, options), createInflateRaw({ chunkSize: 1 << 18 }), check, into);
-  if (size !== entry.size || crc !== entry.crc) throw broken(path, `entry "${entry.name}" fails its checksum`);
+  const packed = createReadStream(path, { start, end: start + entry.packed - 1, highWaterMark: 1 << 20 });
+  const into = createWriteStream(target);
+  if (entry.method === 0) await pipeline(packed, check, into);
+  else await pipeline(packed, createInflateRaw({ chunkSize: 1 << 18 }), check, into);
+  if (size !== entry.size || crc >>> 0 !== entry.crc) throw failsChecksum(path, entry);
 }
 
-/** zlib.crc32 came with Node 20.15 and 22.2; every supported Node has it. */
-function crc32(chunk: Buffer, value: number): number {
-  return nodeCrc32(chunk, value) >>> 0;
+/** Where the bytes of an entry begin: after its own header, whose lengths can differ from the directory's. */
+async function startOf(file: FileHandle, path: string, entry: ZipEntry): Promise<number> {
+  const header = await bytes(file, entry.offset, 30, path);
+  if (header.readUInt32LE(0) !== 0x04034b50) throw broken(path, `entry "${entry.name}"`);
+  if (entry.method !== 0 && entry.method !== 8) {
+    throw broken(path, `entry "${entry.name}" is packed by method ${entry.method}; expected 0 or 8`);
+  }
+  return entry.offset + 30 + header.readUInt16LE(26) + header.readUInt16LE(28);
+}
+
+function failsChecksum(path: string, entry: ZipEntry): SetupError {
+  return broken(path, `entry "${entry.name}" fails its checksum`);
 }
 
 async function findDirectory(file: FileHandle, path: string): Promise<{ offset: number; size: number; count: number }> {
