@@ -1,10 +1,10 @@
 // The training step, on one page: micro-batches through the segments, the gradients of all ranks combined, clipped, and
 // applied. What happens around a segment is the strategy's (lib/parallel); what a batch is, is lib/data's.
-import { type Tensor } from '../core/index.js';
+import type { Tensor } from '../core/index.js';
 import type { Group } from '../dist/index.js';
 import type { Carry, Segment } from '../nn/index.js';
 import { clipGradNorm, type Optimizer } from '../optim/index.js';
-import { type Checkpointing, runSegments, skipSegments, type Strategy } from '../parallel/index.js';
+import { type Checkpointing, runSegments, type Strategy, skipSegments } from '../parallel/index.js';
 
 /** One micro-batch, ready for the segments. Its tensors are freed by the step. */
 export interface MicroBatch {
@@ -40,7 +40,8 @@ export interface StepResult {
 /**
  * One optimizer step over this rank's micro-batches (none is allowed: the rank then only takes part in the reductions).
  * Each `lossOf` divides by the labelled tokens of the *global* batch, so the shares of all micro-batches and ranks add up
- * to the mean over labelled tokens, and any split of the same batch gives the same gradient.
+ * to the mean over labelled tokens, and any split of the same batch gives the same gradient. A step whose loss or
+ * gradient is not finite is not applied; the caller sees it in the result.
  */
 export async function trainStep(context: StepContext, batches: readonly (() => MicroBatch)[]): Promise<StepResult> {
   const { segments, strategy, group, optimizer, parameters, clip, checkpointing, precision } = context;
@@ -58,7 +59,9 @@ export async function trainStep(context: StepContext, batches: readonly (() => M
   await strategy.finish();
 
   const gradNorm = clipGradNorm(parameters, clip > 0 ? clip : Number.POSITIVE_INFINITY);
-  optimizer.step();
+  const globalLoss = await group.sum(loss);
+  // Both numbers are the same on every rank, so all ranks skip together an update that would spread NaN.
+  if (Number.isFinite(globalLoss) && Number.isFinite(gradNorm)) optimizer.step();
   optimizer.zeroGrad();
-  return { loss: await group.sum(loss), gradNorm };
+  return { loss: globalLoss, gradNorm };
 }
