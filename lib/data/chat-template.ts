@@ -115,8 +115,9 @@ export class ChatTemplate {
     options: { generate?: boolean; tools?: readonly unknown[] | undefined },
   ): string {
     const { bosToken, eosToken, unkToken } = this.#tokenizer;
-    const calls = this.source === DEFAULT_CHAT_TEMPLATE && messages.find((message) => 'tool_calls' in message);
-    if (calls) throw new Error('tool_calls need a chat template that knows tools');
+    const calls = messages.some(({ tool_calls }) => Array.isArray(tool_calls) && tool_calls.length > 0);
+    if (calls && this.source === DEFAULT_CHAT_TEMPLATE)
+      throw new Error('tool_calls need a chat template that knows tools');
     const text: unknown = template.render({
       messages: messages.map(({ weight: _, ...message }) => message),
       add_generation_prompt: options.generate ?? false,
