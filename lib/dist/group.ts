@@ -4,7 +4,7 @@
 // States of a group: open -> failed (a peer died or a deadline passed; every later operation says so) -> destroyed.
 // Not here: which process this is (environment.ts), starting processes (launch.ts).
 import { native, raw } from '../core/binding.js';
-import { describe, ShardloopError, type Tensor } from '../core/index.js';
+import { describe, ShardloopError, type Tensor, tensor } from '../core/index.js';
 import { type Backend, misuse, plain, type ReduceOp } from './checks.js';
 import * as collectives from './collectives.js';
 import { type LaunchEnvironment, readEnvironment } from './environment.js';
@@ -234,6 +234,18 @@ export class Group {
   /** Completes when every rank has called it. */
   barrier(): Work {
     return collectives.barrier(this.#wire);
+  }
+
+  /** The sum of every rank's number, in double precision, on every rank. Rejects as {@link allReduce}. */
+  async sum(value: number): Promise<number> {
+    if (this.size === 1) return value;
+    const total = tensor(Float64Array.of(value), { device: this.#device });
+    try {
+      await this.allReduce(total).done();
+      return Number(await total.item());
+    } finally {
+      total.dispose();
+    }
   }
 
   /** The value of rank `root` (default 0) on every rank: anything that structured serialization takes. */

@@ -1,7 +1,7 @@
 // JavaScript values over a group's collectives: serialized by Node's structured format into bytes, their length first.
 // For small things (names, configurations, metrics); tensors go by themselves.
 import { deserialize, serialize } from 'node:v8';
-import { ops, ShardloopError, type Tensor, tensor, zeros } from '../core/index.js';
+import { ShardloopError, type Tensor, tensor, zeros } from '../core/index.js';
 import { misuse } from './checks.js';
 import { allGather, broadcast, usable, type Wire } from './collectives.js';
 
@@ -10,11 +10,11 @@ export async function broadcastObject<T>(wire: Wire, device: string, value: T, r
   usable(wire, 'broadcastObject');
   if (wire.size === 1) return value;
   const mine = wire.rank === root ? encode(wire, 'broadcastObject', value) : new Uint8Array(0);
-  const length = place(tensor(BigInt64Array.of(BigInt(mine.length))), device);
+  const length = tensor(BigInt64Array.of(BigInt(mine.length)), { device });
   await broadcast(wire, length, root).done();
   const count = Number((await length.data())[0]);
   length.dispose();
-  const bytes = place(wire.rank === root ? tensor(mine) : zeros([count], { dtype: 'uint8' }), device);
+  const bytes = wire.rank === root ? tensor(mine, { device }) : zeros([count], { dtype: 'uint8', device });
   await broadcast(wire, bytes, root).done();
   const received = (await bytes.data()) as Uint8Array;
   bytes.dispose();
@@ -26,12 +26,12 @@ export async function allGatherObject<T>(wire: Wire, device: string, value: T): 
   usable(wire, 'allGatherObject');
   if (wire.size === 1) return [value];
   const mine = encode(wire, 'allGatherObject', value);
-  const lengths = await gathered(wire, place(tensor(BigInt64Array.of(BigInt(mine.length))), device), device);
+  const lengths = await gathered(wire, tensor(BigInt64Array.of(BigInt(mine.length)), { device }), device);
   const counts = Array.from(lengths as BigInt64Array, Number);
   const longest = Math.max(...counts);
   const padded = new Uint8Array(longest);
   padded.set(mine);
-  const bytes = (await gathered(wire, place(tensor(padded), device), device)) as Uint8Array;
+  const bytes = (await gathered(wire, tensor(padded, { device }), device)) as Uint8Array;
   return counts.map((count, rank) => deserialize(bytes.subarray(rank * longest, rank * longest + count)) as T);
 }
 
@@ -56,11 +56,4 @@ function encode(wire: Wire, operation: string, value: unknown): Uint8Array {
     );
     throw new ShardloopError(error.code, error.message, { cause });
   }
-}
-
-function place(made: Tensor, device: string): Tensor {
-  if (device === 'cpu') return made;
-  const moved = ops.to(made, { device });
-  made.dispose();
-  return moved;
 }

@@ -1,3 +1,4 @@
 // The names of lib/parallel.
+export { type ReplicateOptions, replicate } from './replicate.js';
 export { type Checkpointing, forwardSegments, runSegments, type SegmentLoopOptions, skipSegments } from './segments.js';
 export { alone, type Strategy } from './strategy.js';
