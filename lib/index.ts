@@ -46,3 +46,64 @@ export {
   tensor,
   zeros,
 } from './core/tensor.js';
+
+// Layers, optimizers, data, process groups, strategies and files, each as a namespace: nn.Linear, optim.AdamW, dist.init.
+export * as data from './data/index.js';
+export * as dist from './dist/index.js';
+export * as io from './io/index.js';
+// Models and adapters.
+export {
+  type CausalModel,
+  type FinishReason,
+  type GenerateOptions,
+  type GPT2Config,
+  type GPT2ForwardOptions,
+  GPT2LMHeadModel,
+  type GPT2Options,
+  generate,
+  KVCache,
+  type LoadedModel,
+  type LoadModelOptions,
+  loadModel,
+  type SaveModelOptions,
+  saveModel,
+} from './models/index.js';
+export * as nn from './nn/index.js';
+export * as optim from './optim/index.js';
+export * as parallel from './parallel/index.js';
+export {
+  type AdapterConfig,
+  addLora,
+  type LoadAdapterOptions,
+  LoraLinear,
+  type LoraOptions,
+  loadAdapter,
+  mergeLora,
+  removeLora,
+  type SaveAdapterOptions,
+  saveAdapter,
+  type TargetModules,
+  unmergeLora,
+} from './peft/index.js';
+
+// Whole runs, and the step that they repeat.
+export {
+  type FinetuneOptions,
+  finetune,
+  type GeneratedText,
+  type GenerateTextOptions,
+  generateText,
+  type MergeOptions,
+  type MetricsSink,
+  type MicroBatch,
+  mergeAdapter,
+  type PretrainOptions,
+  pretrain,
+  type RunOptions,
+  type RunResult,
+  type RunSummary,
+  type StepContext,
+  type StepMetrics,
+  type StepResult,
+  trainStep,
+} from './train/index.js';
