@@ -1,0 +1,275 @@
+// Tuning in this process: results, options that must have an effect, resume, stop, divergence.
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { stats } from '../../lib/core/memory.js';
+import { DEFAULT_CHAT_TEMPLATE } from '../../lib/data/index.js';
+import { loadModel } from '../../lib/models/index.js';
+import { type FinetuneOptions, finetune } from '../../lib/train/finetune.js';
+import { generateText } from '../../lib/train/generate-text.js';
+import { mergeAdapter } from '../../lib/train/merge-adapter.js';
+import type { RunOptions } from '../../lib/train/run.js';
+import { losses, makeTiny, metricsOf, type Tiny } from './tiny.js';
+
+let tiny: Tiny;
+let runs = 0;
+beforeAll(async () => {
+  tiny = await makeTiny();
+});
+afterAll(() => rmSync(tiny.folder, { recursive: true }));
+
+/** A run into a folder of its own; 22 records in batches of 8 are 3 steps an epoch, the last of 6 records. */
+async function run(more: Partial<FinetuneOptions> = {}, options: RunOptions = {}) {
+  const out = more.out ?? join(tiny.folder, `run-${runs++}`);
+  const given = { model: tiny.model, data: tiny.data, out, microBatch: 8, lr: 1e-2, threads: 1, ...more };
+  const { summary } = await finetune(given, options);
+  return { out, summary };
+}
+
+/** A signal that aborts while step `n` is noted. */
+function stopAt(n: number): RunOptions {
+  const controller = new AbortController();
+  return {
+    signal: controller.signal,
+    sinks: [{ write: ({ step }) => (step === n - 1 ? controller.abort('SIGINT') : undefined), close: () => {} }],
+  };
+}
+
+describe('results', () => {
+  it('leaves an adapter, metrics, events, a chart and the description of the run', async () => {
+    const { out, summary } = await run({ epochs: 2, evalSplit: 0.2, seed: 3 });
+    expect(readdirSync(join(out, 'adapter'))).toEqual(
+      expect.arrayContaining(['adapter_config.json', 'adapter_model.safetensors', 'chat_template.jinja']),
+    );
+    expect(readFileSync(join(out, 'adapter', 'chat_template.jinja'), 'utf8')).toBe(DEFAULT_CHAT_TEMPLATE);
+    expect(readdirSync(out).filter((name) => name.startsWith('events.out.tfevents.'))).toHaveLength(1);
+    expect(readFileSync(join(out, 'loss.svg'), 'utf8')).toContain('<svg');
+    const description = JSON.parse(readFileSync(join(out, 'run.json'), 'utf8'));
+    expect(description).toMatchObject({
+      command: 'finetune',
+      seed: 3,
+      config: { loraRank: 8 },
+      ranks: 1,
+      device: 'cpu',
+    });
+    expect(description.versions).toMatchObject({ node: process.version, shardloop: expect.any(String) });
+    expect(description.result).toEqual(summary);
+
+    const metrics = metricsOf(out);
+    expect(metrics.map((m) => m.step)).toEqual([1, 2, 3, 4, 5, 6].slice(0, metrics.length));
+    for (const m of metrics) {
+      expect(m.loss).toBeGreaterThan(0);
+      expect(m.lr).toBeGreaterThan(0);
+      expect(m.tokens).toBeGreaterThan(0);
+      expect(m.gradNorm).toBeGreaterThan(0);
+      expect(m.tokensPerSecond).toBeGreaterThan(0);
+    }
+    expect(metrics.map((m) => m.time)).toEqual(metrics.map((m) => m.time).toSorted((a, b) => a - b));
+    expect(metrics.at(-1)!.evalLoss).toBe(summary.evalLoss);
+    expect(summary.evalLoss!).toBeLessThan(summary.evalLossBefore!);
+    expect(summary.evalPerplexity).toBeCloseTo(Math.exp(summary.evalLoss!), 6);
+    expect(summary.trainable).toBeLessThan(summary.parameters / 2);
+  });
+
+  it('changes what is generated, applies the template, and merges to the same', async () => {
+    const { out } = await run({ epochs: 20, lr: 2e-2 });
+    const ask = {
+      model: tiny.model,
+      prompt: 'Say 3 xxx',
+      maxNewTokens: 20,
+      temperature: 0,
+      seed: 1,
+      device: 'cpu' as const,
+    };
+    const adapter = join(out, 'adapter');
+    const tuned = await generateText({ ...ask, adapter });
+    expect(tuned.promptTokenIds).toEqual([...Buffer.from('Say 3 xxx\n')]);
+    expect((await generateText({ ...ask, adapter, raw: true })).promptTokenIds).toEqual([...Buffer.from('Say 3 xxx')]);
+    expect((await generateText(ask)).tokenIds).not.toEqual(tuned.tokenIds);
+    const merged = join(out, 'merged');
+    expect((await mergeAdapter({ model: tiny.model, adapter, out: merged })).merged).toBe(8);
+    const plain = await generateText({ ...ask, model: merged, template: join(adapter, 'chat_template.jinja') });
+    expect(plain).toEqual(tuned);
+  });
+
+  it('method full trains and writes the whole model', async () => {
+    const { out, summary } = await run({ method: 'full', lr: 1e-3 });
+    expect(summary.trainable).toBe(summary.parameters);
+    expect(summary.result).toBe(join(out, 'model'));
+    const { model } = await loadModel(join(out, 'model'));
+    model.dispose();
+    expect(existsSync(join(out, 'adapter'))).toBe(false);
+  });
+
+  it('leaves no tensor behind', async () => {
+    await run();
+    const before = stats().handles;
+    await run({ epochs: 3, evalSplit: 0.2, saveSteps: 2 });
+    expect(stats().handles).toBe(before);
+  });
+});
+
+describe('options change what they name', () => {
+  it.each<[string, Partial<FinetuneOptions>]>([
+    ['seed', { seed: 2 }],
+    ['lr', { lr: 1e-3 }],
+    ['schedule', { schedule: 'constant' }],
+    ['warmupSteps', { warmupSteps: 4 }],
+    ['minLrRatio', { minLrRatio: 0.5 }],
+    ['decayRatio', { schedule: 'wsd', decayRatio: 0.9 }],
+    ['optimizer', { optimizer: 'lion' }],
+    ['weightDecay', { weightDecay: 0.9 }],
+    ['beta1', { beta1: 0.1 }],
+    ['beta2', { beta2: 0.1 }],
+    ['epsilon', { epsilon: 0.1 }],
+    ['clip', { clip: 1e-3 }],
+    ['precision', { precision: 'bf16' }],
+    ['autocast', { precision: 'bf16-autocast' }],
+    ['microBatch', { microBatch: 4 }],
+    ['loraRank', { loraRank: 2 }],
+    ['loraAlpha', { loraAlpha: 64 }],
+    ['loraDropout', { loraDropout: 0.5 }],
+    ['targetModules', { targetModules: 'c_attn' }],
+    ['seqLen', { seqLen: 16 }],
+    ['pack', { pack: true }],
+    ['method', { method: 'full' }],
+  ])('%s', async (_, changed) => {
+    const [plain, other] = [await run({ epochs: 2 }), await run({ epochs: 2, ...changed })];
+    expect(losses(other.out)).not.toEqual(losses(plain.out));
+    expect(losses(other.out).every(Number.isFinite)).toBe(true);
+  });
+
+  it('the same config gives the same losses; checkpointing and splitting the batch change nothing', async () => {
+    const plain = losses((await run({ epochs: 2 })).out);
+    expect(losses((await run({ epochs: 2 })).out)).toEqual(plain);
+    expect(losses((await run({ epochs: 2, checkpointing: 'full' })).out)).toEqual(plain);
+    expect(losses((await run({ epochs: 2, checkpointing: 2 })).out)).toEqual(plain);
+    const split = losses((await run({ epochs: 2, microBatch: 2, gradAccum: 4 })).out);
+    expect(split).toHaveLength(plain.length);
+    for (const [i, loss] of split.entries()) expect(Math.abs(loss / plain[i]! - 1)).toBeLessThan(1e-5);
+  });
+
+  it('counts epochs, steps, evaluations and checkpoints as told', async () => {
+    expect(losses((await run({ epochs: 1.5 })).out)).toHaveLength(5);
+    expect(losses((await run({ epochs: 9, maxSteps: 4 })).out)).toHaveLength(4);
+    const { out } = await run({ epochs: 3, evalData: tiny.data, evalSteps: 2, saveSteps: 2, saveTotalLimit: 3 });
+    expect(metricsOf(out).flatMap((m) => (m.evalLoss === undefined ? [] : [m.step]))).toEqual([2, 4, 6, 8, 9]);
+    expect(
+      readdirSync(out)
+        .filter((name) => name.startsWith('checkpoint-'))
+        .toSorted(),
+    ).toEqual(['checkpoint-4', 'checkpoint-6', 'checkpoint-8']);
+  });
+
+  it('takes a template from a file, and threads, format and device', async () => {
+    const template = join(tiny.folder, 'template.jinja');
+    writeFileSync(template, "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}");
+    const { out } = await run({ template, threads: 2, device: 'cpu' });
+    expect(readFileSync(join(out, 'adapter', 'chat_template.jinja'), 'utf8')).toContain('<{{');
+    expect(JSON.parse(readFileSync(join(out, 'run.json'), 'utf8'))).toMatchObject({ threads: 2, device: 'cpu' });
+    await expect(run({ format: 'csv' })).rejects.toMatchObject({ code: 'BAD_RECORD' });
+    await expect(run({ template: 'no-such-file' })).rejects.toMatchObject({ code: 'BAD_CONFIG' });
+  });
+});
+
+describe('refusals', () => {
+  it('names a bad record, a sequence length beyond the model, a folder that is not there', async () => {
+    const data = join(tiny.folder, 'bad.jsonl');
+    writeFileSync(data, '{"prompt": "a", "response": "b"}\n{"prompt": "a"}\n');
+    await expect(run({ data })).rejects.toThrow(/bad\.jsonl:2: /);
+    await expect(run({ seqLen: 97 })).rejects.toMatchObject({ code: 'BAD_CONFIG' });
+    await expect(run({ model: 'no-such-folder' })).rejects.toMatchObject({ code: 'BAD_CONFIG' });
+    await expect(run({ loraRnak: 2 } as object)).rejects.toThrow('did you mean loraRank?');
+  });
+
+  it('stops with a sentence when the loss diverges, and says so in metrics.jsonl', async () => {
+    const out = join(tiny.folder, 'diverged');
+    await expect(run({ out, method: 'full', lr: 1e30, clip: 0, epochs: 4 })).rejects.toMatchObject({
+      code: 'NON_FINITE',
+    });
+    const text = readFileSync(join(out, 'metrics.jsonl'), 'utf8');
+    expect(text).toMatch(/"(NaN|Infinity)"/);
+    expect(text).not.toContain('null');
+  });
+});
+
+describe('dry run', () => {
+  it('plans, takes one step, writes nothing', async () => {
+    const out = join(tiny.folder, 'dry');
+    const { summary } = await run({ out, epochs: 2, gradAccum: 2, microBatch: 4, precision: 'bf16' }, { dryRun: true });
+    expect(existsSync(out)).toBe(false);
+    expect(summary.plan).toMatchObject({
+      steps: 6,
+      stepsPerEpoch: 3,
+      records: 22,
+      globalBatch: 8,
+      microBatch: 4,
+      ranks: 1,
+    });
+    expect(summary.plan!.labelledTokens).toBeLessThan(summary.plan!.tokens);
+    expect(summary.plan!.memory).toMatchObject({
+      weights: summary.parameters * 2,
+      gradients: summary.trainable * 2,
+      optimizer: summary.trainable * 8,
+      master: summary.trainable * 4,
+    });
+    expect(summary.steps).toBe(1);
+    expect(summary.result).toBeUndefined();
+  });
+});
+
+describe('stop and resume', () => {
+  const config: Partial<FinetuneOptions> = { epochs: 3, loraDropout: 0.1, evalSplit: 0.1, evalSteps: 2 };
+
+  it.each<[string, Partial<FinetuneOptions>]>([
+    ['lora', {}],
+    ['full', { method: 'full', lr: 1e-3 }],
+    ['bf16', { precision: 'bf16' }],
+    ['adafactor', { optimizer: 'adafactor' }],
+    ['packed, accumulated', { pack: true, microBatch: 1, gradAccum: 2, seqLen: 64 }],
+  ])('%s: stopping at any step and resuming gives bit-identical losses', async (_, more) => {
+    const whole = await run({ ...config, ...more });
+    const count = losses(whole.out).length;
+    for (const at of [2, count - 1]) {
+      const out = join(tiny.folder, `resumed-${runs++}`);
+      const stopped = run({ ...config, ...more, out }, stopAt(at));
+      await expect(stopped).rejects.toMatchObject({
+        code: 'INTERRUPTED',
+        message: expect.stringContaining('--resume auto'),
+      });
+      expect(losses(out)).toHaveLength(at);
+      expect(existsSync(join(out, 'adapter'))).toBe(false);
+      await run({ ...config, ...more, out, resume: 'auto' });
+      expect(losses(out)).toEqual(losses(whole.out));
+      const evaluations = (folder: string) => metricsOf(folder).map((m) => (m.step === at ? 'stopped' : m.evalLoss));
+      expect(evaluations(out)).toEqual(evaluations(whole.out)); // a run that stops does not evaluate first
+    }
+  });
+
+  it('resumes from a folder that is named, and forgets later lines', async () => {
+    const whole = await run({ ...config, saveSteps: 2, saveTotalLimit: 9 });
+    const before = losses(whole.out);
+    await run({ ...config, saveSteps: 2, out: whole.out, resume: join(whole.out, 'checkpoint-2') });
+    expect(losses(whole.out)).toEqual(before);
+  });
+
+  it('refuses a checkpoint of other data, another batch size, method or optimizer', async () => {
+    const { out } = await run({ ...config, saveSteps: 2 });
+    const resume = join(out, 'checkpoint-2');
+    const refused = { code: 'BAD_CHECKPOINT' };
+    await expect(run({ ...config, resume, seed: 9 })).rejects.toMatchObject(refused);
+    await expect(run({ ...config, resume, microBatch: 4 })).rejects.toMatchObject(refused);
+    await expect(run({ ...config, resume, loraRank: 4 })).rejects.toMatchObject(refused);
+    await expect(run({ ...config, resume, optimizer: 'sgd' })).rejects.toMatchObject(refused);
+    await expect(run({ ...config, resume: join(out, 'checkpoint-99') })).rejects.toMatchObject(refused);
+  });
+
+  it('auto begins anew where there is nothing, and a new run sets old checkpoints aside', async () => {
+    const first = await run({ ...config, saveSteps: 2, resume: 'auto' });
+    await run({ ...config, out: first.out });
+    const names = readdirSync(first.out);
+    expect(names.filter((name) => name.startsWith('checkpoint-'))).toEqual([]);
+    const aside = names.find((name) => name.startsWith('before-'))!;
+    expect(readdirSync(join(first.out, aside)).length).toBeGreaterThan(0);
+  });
+});
