@@ -131,8 +131,8 @@ function readLayers(
   const names = new Set<string>();
   for (const key of file.names) {
     const match = KEY.exec(key);
-    if (match === null) throw misfit(file, key, `expected ${PREFIX}<layer>.lora_A.weight or lora_B.weight`);
-    names.add(match[1]!);
+    if (match !== null) names.add(match[1]!);
+    else expectBase(model, file, key);
   }
   if (names.size === 0) throw new ShardloopError('BAD_MODEL', `${file.path}: holds no adapter tensors`);
   const modules = new Map(model.namedModules());
@@ -144,6 +144,18 @@ function readLayers(
     throw error;
   }
   return made;
+}
+
+/** PEFT saves the base weight of a head or an embedding that it adapts as well: it must be the one that the model has. */
+function expectBase(model: Module, file: SafetensorsFile, key: string): void {
+  const name = key.replace(PREFIX, '').replace('.base_layer.', '.');
+  const own = key.startsWith(PREFIX) ? model.stateDict().get(name) : undefined;
+  if (own === undefined) throw misfit(file, key, `expected ${PREFIX}<layer>.lora_A.weight or lora_B.weight`);
+  const { shape } = file.entry(key);
+  const same =
+    shape.join() === own.shape.join() &&
+    noGrad(() => scope(() => ops.equal(ops._to_copy(file.tensor(key), { dtype: own.dtype, device: own.device }), own)));
+  if (!same) throw misfit(file, key, `the adapter was made for a base model whose ${name} differs`);
 }
 
 function readLayer(
