@@ -106,9 +106,10 @@ export async function createGroup(options: GroupOptions): Promise<Group> {
   const store = await openStore(options.store, timeoutSeconds, fail);
   const prefix = ['shardloop', options.generation ?? '', name, count].join('/');
   const device = backend === 'nccl' ? (options.device ?? 'cuda:0') : glooDevice(options);
-  const [id, work] = raw('shardloop::group_open', store, prefix, backend, device, rank, size, {
-    float: timeoutSeconds,
-  }) as [number, number];
+  const [id, work] = raw('shardloop::group_open', store, prefix, backend, device, rank, size, timeoutSeconds) as [
+    number,
+    number,
+  ];
   const error = await native().workPromise(work);
   if (error !== '') {
     raw('shardloop::store_close', store);
