@@ -6,7 +6,7 @@ import { chmodSync, existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 
-const root = join(dirname(fileURLToPath(import.meta.url)), '..');
+export const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 
 /** Whether node_modules holds what package-lock.json names; npm writes its own list when it has finished. */
 export function dependenciesAreFresh(folder = root) {
@@ -19,7 +19,8 @@ export function dependenciesAreFresh(folder = root) {
   );
 }
 
-function say(text) {
+/** A line of set-up's own on stderr. */
+export function say(text) {
   process.stderr.write(`[setup] ${text}\n`);
 }
 
@@ -51,10 +52,15 @@ export function prepare({ lenient = false } = {}) {
   if (existsSync(cli)) chmodSync(cli, 0o755); // `npx shardloop` in a clone runs the file itself.
 }
 
-/** The set-up of lib/setup, as the clone has it in dist. Returns its result. */
+/** The set-up of lib/setup, as the clone has it in dist; ends this process with the page of help when it fails. */
 export async function nativeSetup(options = {}) {
   const { setup } = await import(pathToFileURL(join(root, 'dist', 'setup', 'setup.js')).href);
-  return setup(options);
+  try {
+    return await setup(options);
+  } catch (error) {
+    process.stderr.write(`\n${error.name === 'SetupError' ? error.message : error.stack}\n`);
+    process.exit(1);
+  }
 }
 
 function options(args) {
@@ -82,11 +88,6 @@ function options(args) {
 if (process.argv[1] && fileURLToPath(import.meta.url) === process.argv[1]) {
   const { lenient, ...rest } = options(process.argv.slice(2));
   prepare({ lenient });
-  try {
-    await nativeSetup(rest);
-    say('ready: `npm test`, `npm run quickstart`, `npx shardloop --help`');
-  } catch (error) {
-    process.stderr.write(`\n${error.name === 'SetupError' ? error.message : error.stack}\n`);
-    process.exitCode = 1;
-  }
+  await nativeSetup(rest);
+  say('ready: `npm test`, `npm run quickstart`, `npx shardloop --help`');
 }

@@ -1,5 +1,6 @@
 // Makes a libtorch in the cache out of pip's wheels. "slim": headers, libtorch_cpu and what it links, plus CUDA's runtime
-// and CUPTI (about 540 MB on disk; no GPU use). "full": all libraries of the wheels, nvcc among them.
+// and CUPTI (about 540 MB on disk; no GPU use). "full": all libraries of the wheels, and nvcc. "compile": what compiling
+// and linking CUDA code needs, but not running it.
 // Not here: when which one is wanted (find.ts).
 import { existsSync, readdirSync, writeFileSync } from 'node:fs';
 import { mkdir, rename, rm } from 'node:fs/promises';
@@ -13,7 +14,7 @@ import { readEntry, unzip } from './unzip.js';
 import { nvccWheels } from './versions.js';
 
 /** Which part of the wheels is unpacked. */
-export type Kind = 'slim' | 'full';
+export type Kind = 'slim' | 'full' | 'compile';
 
 /** The folder in the cache where a libtorch made from pip lies: it is complete when it exists. */
 export function pipFolder(cache: string, version: string, kind: Kind): string {
@@ -83,23 +84,41 @@ async function fetchNeighbours(
   into: string,
   report: Report,
 ): Promise<void> {
-  const cuda = cudaVersionOf(metadata);
-  const wanted = kind === 'slim' ? runtimeRequirements(metadata) : cudaRequirements(metadata);
+  const wanted = neighbours(metadata, kind);
   if (wanted.length === 0) return; // A wheel without CUDA: macOS, and Linux arm64 in some versions.
-  if (kind === 'full' && cuda) wanted.push(...nvccWheels(cuda));
   const folder = join(downloads, kind);
   await rm(folder, { recursive: true, force: true });
   const start = Date.now();
-  report.line(
-    kind === 'slim'
-      ? 'downloading the two runtime wheels that libtorch_cpu links (13 MB)'
-      : "downloading CUDA's libraries and nvcc by pip (about 2.5 GB)",
-  );
+  report.line(`downloading ${NEIGHBOURS_SAY[kind]}`);
   await pipDownload(python, wanted, folder, { deps: true, report });
   report.line(`downloaded in ${since(start)}`);
+  const keep = kind === 'compile' ? COMPILE : /^nvidia\//;
   for (const wheel of wheelsIn(folder)) {
-    await unpackInto(join(folder, wheel), into, (name) => (name.startsWith('nvidia/') ? name : null), report);
+    await unpackInto(join(folder, wheel), into, (name) => (keep.test(name) ? name : null), report);
   }
+}
+
+const NEIGHBOURS_SAY: Record<Kind, string> = {
+  slim: 'the two runtime wheels that libtorch_cpu links (13 MB)',
+  full: "CUDA's libraries and nvcc by pip (about 2.5 GB)",
+  compile: "nvcc and the wheels of CUDA's headers (about 1.5 GB; little of it is kept)",
+};
+
+/** Of CUDA's wheels what a compiler and a linker read. */
+const COMPILE = /^nvidia\/[^/]+\/(include|bin|nvvm|lib\/lib(cudart|cupti|nccl))/;
+
+/** The requirements of the wheels that stand beside torch/. */
+export function neighbours(metadata: string, kind: Kind): string[] {
+  if (kind === 'slim') return runtimeRequirements(metadata);
+  const cuda = cudaVersionOf(metadata);
+  const nvcc = cuda ? nvccWheels(cuda) : [];
+  if (kind === 'full') return [...cudaRequirements(metadata), ...nvcc];
+  const headers = cudaRequirements(metadata)
+    .filter((requirement) => /^(cuda-toolkit|nvidia-nccl)/.test(requirement))
+    .map((requirement) =>
+      requirement.replace(/\[[^\]]*\]/, '[cublas,cudart,cupti,curand,cusolver,cusparse,nvjitlink,nvtx]'),
+    );
+  return [...headers, ...nvcc];
 }
 
 async function unpackInto(

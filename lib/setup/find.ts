@@ -99,7 +99,7 @@ async function fromCache(context: FindContext, version: string, wantCuda: boolea
 function cachedFolders(cache: string): string[] {
   const list = (folder: string) => (existsSync(folder) ? readdirSync(folder).sort() : []);
   const own = list(join(cache, 'libtorch'))
-    .filter((name) => !name.endsWith('.partial'))
+    .filter((name) => !/\.partial$|-compile$/.test(name))
     .map((name) => join(cache, 'libtorch', name));
   const lib = join(cache, 'python', 'lib');
   const complete = existsSync(join(cache, 'python', 'shardloop-stamp'));

@@ -16,7 +16,7 @@ export interface Probe {
 const PROGRAM = `
 const a = require(process.argv[1]);
 a.init((code, message) => Object.assign(new Error(message), { code }));
-const ask = (name, ...args) => { const id = a.tryResolve('shardloop::' + name, ''); return id < 0 ? null : a.call(id, ...args); };
+const ask = (name, ...args) => { try { return a.call(a.resolve('shardloop::' + name, ''), ...args); } catch { return null; } };
 console.log(JSON.stringify({
   ops: a.schemas().length, libtorch: ask('libtorch_version'), cpuCapability: ask('cpu_capability'),
   hasCuda: ask('has_cuda'), gloo: ask('backend_available', 'gloo'), nccl: ask('backend_available', 'nccl'),
