@@ -3,6 +3,7 @@
 import { beforeEach, describe, expect, test } from 'vitest';
 import { manualSeed, noGrad, ones, randn, type Tensor, tensor } from '../../lib/core/index.js';
 import {
+  Conv1D,
   Dropout,
   Embedding,
   GELU,
@@ -72,6 +73,29 @@ describe('Linear', () => {
     expect(() => new Linear({ in: 2, out: 2 }).forward(ones([3]))).toThrow(
       expect.objectContaining({ code: 'OP_FAILED' }),
     );
+  });
+});
+
+describe('Conv1D', () => {
+  test('is x W + b with W (in, out), and starts as GPT-2 does', () => {
+    const layer = new Conv1D({ in: 2, out: 3 });
+    fill(layer.weight, [1, 2, 3, 4, 5, 6]);
+    fill(layer.bias!, [0.5, 0, -1]);
+    expect(layer.forward(tensor([[1, -1]])).toArray()).toEqual([[-2.5, -3, -4]]);
+    expect(new Conv1D({ in: 100, out: 100 }).weight.std().itemSync()).toBeCloseTo(0.02, 3);
+    expect(new Conv1D({ in: 1, out: 2 }).bias!.toArray()).toEqual([0, 0]);
+    expect(new Conv1D({ in: 1, out: 2, bias: false }).bias).toBeNull();
+    const shaped = new Conv1D({ in: 1, out: 2, dtype: 'float64', device: 'meta' });
+    expect([shaped.weight.dtype, shaped.bias!.device]).toEqual(['float64', 'meta']);
+    expect(String(layer)).toBe('Conv1D(in=2, out=3, bias=true)');
+  });
+
+  test('gradients and misuse', () => {
+    const layer = new Conv1D({ in: 3, out: 2, dtype: 'float64' });
+    const x = leaf(2, 3);
+    checkParameters(layer, () => layer.forward(x), x);
+    expect(() => new Conv1D({ in: 0, out: 1 })).toThrow(/Conv1D: in/);
+    expect(() => new Conv1D({ in: 1, out: -1 })).toThrow(/Conv1D: out/);
   });
 });
 

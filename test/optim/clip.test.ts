@@ -20,6 +20,13 @@ describe('gradNorm', () => {
     expect(gradNorm(make())).toBe(5);
     expect(gradNorm(make(), { normType: 1 })).toBe(7);
     expect(gradNorm(make(), { normType: Number.POSITIVE_INFINITY })).toBe(4);
+    const [p, q] = [param([0, 0]), param([0])];
+    setGrad(p, [3, -4]);
+    setGrad(q, [12]);
+    const norms = [1, 2, 3, Number.POSITIVE_INFINITY].map((normType) => gradNorm([p, q], { normType }));
+    [19, 13, Math.cbrt(27 + 64 + 1728), 12].forEach((norm, i) => {
+      expect(norms[i]).toBeCloseTo(norm, 12);
+    });
     expect(gradNorm([param([1])])).toBe(0);
     expect(gradNorm(new Set(make()))).toBe(5);
   });

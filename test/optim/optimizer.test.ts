@@ -196,7 +196,9 @@ describe('state dict', () => {
     const saved = make();
     saved.groups[0]!.lr = 0.25;
     const fresh = make();
+    const before = stats().handles;
     fresh.loadStateDict(saved.stateDict());
+    expect(stats().handles).toBe(before); // the state from before is freed
     expect(fresh.groups[0]!.lr).toBe(0.25);
     expect(fresh.groups[0]!.baseLr).toBe(0.5);
   });
