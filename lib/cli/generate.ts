@@ -1,6 +1,7 @@
 // `shardloop generate`: continue a prompt with a model folder and, if asked, an adapter.
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { fail, printJson } from './exit.js';
+import { requireFlags } from './options.js';
 
 interface GenerateFlags {
   model: string;
@@ -22,9 +23,9 @@ interface GenerateFlags {
 export const generateCommand = () =>
   new Command('generate')
     .description('Continue a prompt with a model folder and, if asked, a LoRA adapter.')
-    .requiredOption('--model <dir>', 'folder of a GPT-2-shaped Hugging Face model')
+    .option('--model <dir>', 'folder of a GPT-2-shaped Hugging Face model (required)')
     .option('--adapter <dir>', 'folder of a LoRA adapter (adapter_config.json, adapter_model.safetensors)')
-    .requiredOption('--prompt <text>', 'what to continue')
+    .option('--prompt <text>', 'what to continue (required)')
     .option('--max-new-tokens <n>', 'how many tokens at most', whole(1), 128)
     .option('--temperature <x>', '0 always takes the likeliest token', number(0), 0)
     .option('--top-k <n>', 'sample among the k likeliest tokens', whole(1))
@@ -38,6 +39,7 @@ export const generateCommand = () =>
     .option('--json', 'print one JSON object: text, tokenIds (the new ones), promptTokenIds (all that was fed)')
     .action(async (flags: GenerateFlags) => {
       try {
+        requireFlags(flags, 'model', 'prompt');
         const { generateText } = await import('../train/generate-text.js');
         const { threads, json, ...options } = flags;
         const result = await generateText({ ...options, threads });

@@ -8,6 +8,7 @@ import { Command } from 'commander';
 import { ShardloopError } from '../core/errors.js';
 import { fail } from './exit.js';
 import { whole } from './generate.js';
+import { requireFlags } from './options.js';
 
 interface LaunchFlags {
   nprocPerNode: number;
@@ -21,7 +22,7 @@ interface LaunchFlags {
 export const launchCommand = () =>
   new Command('launch')
     .description('Start a script as N ranks on this host; with --nnodes and --node-rank, on several hosts.')
-    .requiredOption('--nproc-per-node <n>', 'ranks on this host', whole(1))
+    .option('--nproc-per-node <n>', 'ranks on this host (required)', whole(1))
     .option('--nnodes <n>', 'hosts', whole(1), 1)
     .option('--node-rank <n>', 'number of this host, from 0', whole(0), 0)
     .option('--master-addr <host>', 'where rank 0 runs (default: 127.0.0.1, with one host)')
@@ -32,6 +33,7 @@ export const launchCommand = () =>
     .passThroughOptions()
     .action(async (script: string, args: string[], flags: LaunchFlags) => {
       try {
+        requireFlags(flags, 'nprocPerNode');
         const { launch } = await import('../dist/launch.js');
         const { exitCode } = await launch({ ...flags, command: [process.execPath, ...nodeArguments(script)], args });
         process.exitCode = exitCode;

@@ -1,6 +1,7 @@
 // `shardloop merge`: a model folder and a LoRA adapter into one model folder.
 import { Command, Option } from 'commander';
 import { fail, printJson } from './exit.js';
+import { requireFlags } from './options.js';
 
 interface MergeFlags {
   model: string;
@@ -13,15 +14,16 @@ interface MergeFlags {
 export const mergeCommand = () =>
   new Command('merge')
     .description('Add a LoRA adapter to the weights of its model and write the sum as a Hugging Face folder.')
-    .requiredOption('--model <dir>', 'folder of the model that the adapter was trained on')
-    .requiredOption('--adapter <dir>', 'folder of the adapter')
-    .requiredOption('--out <dir>', 'folder to write; it is replaced as a whole')
+    .option('--model <dir>', 'folder of the model that the adapter was trained on (required)')
+    .option('--adapter <dir>', 'folder of the adapter (required)')
+    .option('--out <dir>', 'folder to write (required)')
     .addOption(
       new Option('--precision <p>', "of the weights written (default: the checkpoint's)").choices(['fp32', 'bf16']),
     )
     .option('--json', 'print one JSON object')
     .action(async (flags: MergeFlags) => {
       try {
+        requireFlags(flags, 'model', 'adapter', 'out');
         const { mergeAdapter } = await import('../train/merge-adapter.js');
         const result = await mergeAdapter(flags);
         if (flags.json) printJson(result);

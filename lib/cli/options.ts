@@ -3,6 +3,7 @@ import type { Command } from 'commander';
 import { Option } from 'commander';
 import { stringify } from 'yaml';
 import type { z } from 'zod';
+import { ShardloopError } from '../core/errors.js';
 import type { ConfigSchema } from '../train/config.js';
 import { baseType, kebab, type Resolved, resolveConfig } from '../train/config-sources.js';
 import { printJson } from './exit.js';
@@ -68,4 +69,12 @@ export function printConfig({ config, sources }: Resolved<object>, json = false)
     return value === undefined ? `# ${key}: not set` : `${stringify({ [key]: value }).trimEnd()} # ${source}`;
   });
   process.stdout.write(`${lines.join('\n')}\n`);
+}
+
+/** BAD_CONFIG unless all these flags were given. (commander's own check would hide that one of them is misspelt.) */
+export function requireFlags<T extends object>(flags: T, ...names: (keyof T & string)[]): void {
+  const missing = names.filter((name) => flags[name] === undefined);
+  if (missing.length === 0) return;
+  const list = missing.map((name) => `--${kebab(name)}`).join(', ');
+  throw new ShardloopError('BAD_CONFIG', `${list} ${missing.length > 1 ? 'are' : 'is'} required; see --help`);
 }

@@ -34,7 +34,7 @@ describe('usage errors', () => {
     [['finetune', ...needed, '--precision', 'fp8'], '--precision: expected one of fp32, bf16, bf16-autocast'],
     [['finetune', ...needed, '--config', 'no-such.yaml'], 'no-such.yaml: no such file'],
     [['pretrain', '--data', 'd', '--out', 'o', '--layers', '-1'], '--layers'],
-    [['generate', '--model', 'm'], "required option '--prompt <text>'"],
+    [['generate', '--model', 'm'], '--prompt is required'],
     [['generate', '--model', 'm', '--prompt', 'x', '--max-new-tokens', 'many'], 'whole number of at least 1'],
     [['launch', '--nproc-per-node', '2', 'no-such-script.js'], 'no file no-such-script.js'],
     [[], 'Usage: shardloop'],

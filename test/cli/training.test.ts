@@ -1,0 +1,171 @@
+// The commands as users start them: child processes of dist/, one rank and two, stopped and resumed.
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { losses, makeTiny, metricsOf, type Tiny } from '../train/tiny.js';
+import { type Ended, shardloop } from './run.js';
+
+let tiny: Tiny;
+let runs = 0;
+beforeAll(async () => {
+  tiny = await makeTiny();
+});
+afterAll(() => rmSync(tiny.folder, { recursive: true }));
+
+const fresh = () => join(tiny.folder, `cli-${runs++}`);
+
+/** `shardloop finetune` on the tiny model; 22 records. */
+async function finetune(out: string, ...flags: string[]): Promise<Ended> {
+  return shardloop(['finetune', '--model', tiny.model, '--data', tiny.data, '--out', out, '--lr', '1e-2', ...flags]);
+}
+
+describe('finetune', () => {
+  it('does what the contract says, over two ranks', async () => {
+    const out = fresh();
+    const contract =
+      '--method lora --lora-rank 8 --lora-alpha 16 --target-modules all-linear --nproc 2 --epochs 1 --micro-batch 4 ' +
+      '--grad-accum 2 --seq-len 64 --lr 1e-3 --precision bf16 --seed 1 --save-steps 1 --resume auto --json';
+    const { code, stdout, stderr } = await finetune(out, ...contract.split(' '));
+    expect(stderr).toContain('finetune step 2/2');
+    expect(code).toBe(0);
+    expect(JSON.parse(stdout)).toMatchObject({ command: 'finetune', steps: 2, ranks: 2, result: join(out, 'adapter') });
+    expect(readdirSync(join(out, 'adapter'))).toContain('adapter_model.safetensors');
+    const names = readdirSync(out);
+    for (const name of ['metrics.jsonl', 'loss.svg', 'run.json', 'checkpoint-1']) expect(names).toContain(name);
+    expect(names.filter((name) => name.startsWith('events.out'))).toHaveLength(1);
+    const generated = await shardloop(
+      ['generate', '--model', tiny.model, '--adapter', join(out, 'adapter'), '--prompt', 'Say 1 x', '--json'].concat(
+        '--max-new-tokens 5 --temperature 0'.split(' '),
+      ),
+    );
+    expect(generated.code).toBe(0);
+    const result = JSON.parse(generated.stdout);
+    expect(Object.keys(result).toSorted()).toEqual(['promptTokenIds', 'text', 'tokenIds']);
+    expect(result.promptTokenIds).toEqual([...Buffer.from('Say 1 x\n')]);
+    expect(result.tokenIds.length).toBeLessThanOrEqual(5);
+  });
+
+  it.each([
+    ['two ranks', '--nproc 2 --micro-batch 4'],
+    ['two ranks with accumulation', '--nproc 2 --micro-batch 2 --grad-accum 2'],
+    ['three ranks, shares that do not divide', '--nproc 3 --micro-batch 1 --grad-accum 3'],
+  ])('%s give the loss curve of one', async (_, flags) => {
+    const per = flags.includes('--nproc 3') ? '9' : '8'; // 22 records: the last batch of an epoch is smaller
+    const [alone, together] = [fresh(), fresh()];
+    const common = ['--epochs', '7', '--precision', 'fp32'];
+    expect((await finetune(alone, ...common, '--micro-batch', per)).code).toBe(0);
+    expect((await finetune(together, ...common, ...flags.split(' '))).code).toBe(0);
+    const expected = losses(alone);
+    const received = losses(together);
+    expect(received).toHaveLength(expected.length);
+    for (let step = 0; step < 20; step++) expect(Math.abs(received[step]! / expected[step]! - 1)).toBeLessThan(1e-5);
+    expect(metricsOf(together).map((m) => m.tokens)).toEqual(metricsOf(alone).map((m) => m.tokens));
+  });
+
+  it('takes its options from a file and the environment', async () => {
+    const file = join(tiny.folder, 'run.yaml');
+    const out = fresh();
+    writeFileSync(file, `model: ${tiny.model}\ndata: ${tiny.data}\nout: ${out}\nmax-steps: 2\n`);
+    const { code } = await shardloop(['finetune', '--config', file], { env: { SHARDLOOP_LORA_RANK: '3' } });
+    expect(code).toBe(0);
+    expect(JSON.parse(readFileSync(join(out, 'adapter', 'adapter_config.json'), 'utf8'))).toMatchObject({ r: 3 });
+    expect(losses(out)).toHaveLength(2);
+  });
+
+  it('a dry run over two ranks writes nothing', async () => {
+    const cwd = fresh();
+    mkdirSync(cwd);
+    const args = ['finetune', '--model', tiny.model, '--data', tiny.data, '--out', 'o', '--nproc', '2', '--dry-run'];
+    const { code, stdout } = await shardloop([...args, '--json'], { cwd });
+    expect(code).toBe(0);
+    expect(JSON.parse(stdout).plan).toMatchObject({ ranks: 2, globalBatch: 8, steps: 3 });
+    expect((await shardloop(args, { cwd })).stdout).toContain('memory a rank');
+    expect(readdirSync(cwd)).toEqual([]);
+  });
+
+  it.each(['1', '2'])('a bad record ends with 3, file and line (%s ranks)', async (nproc) => {
+    const data = join(tiny.folder, 'bad.jsonl');
+    const out = fresh();
+    writeFileSync(data, '{"prompt": "a", "response": "b"}\n{"prompt": 7, "response": "b"}\n');
+    const flags = ['--model', tiny.model, '--data', data, '--out', out, '--nproc', nproc, '--json'];
+    const { code, stdout, stderr } = await shardloop(['finetune', ...flags]);
+    expect(code).toBe(3);
+    expect(stderr).toMatch(/bad\.jsonl:2: expected "prompt" to be a string/);
+    expect(stderr).not.toMatch(/\n\s+at .*:\d+:\d+/);
+    if (nproc === '1') expect(JSON.parse(stdout)).toMatchObject({ error: { code: 'BAD_RECORD' } });
+    expect(existsSync(out)).toBe(false);
+  });
+});
+
+describe('signals', () => {
+  const flags = ['--epochs', '40', '--log-steps', '1', '--lora-dropout', '0.1'];
+
+  it.each<[string, NodeJS.Signals, number]>([
+    ['1', 'SIGINT', 130],
+    ['2', 'SIGINT', 130],
+    ['1', 'SIGTERM', 143],
+    ['2', 'SIGTERM', 143],
+  ])('with %s ranks the first %s saves and says how to resume', async (nproc, signal, expected) => {
+    const out = fresh();
+    const args = ['finetune', '--model', tiny.model, '--data', tiny.data, '--out', out, '--nproc', nproc, ...flags];
+    let sent = false;
+    const { code, stderr } = await shardloop(args, {
+      onStderr: (text, kill) => {
+        if (sent || !text.includes('step 3/')) return;
+        sent = true;
+        kill(signal);
+      },
+    });
+    expect(code).toBe(expected);
+    expect(stderr).toContain('--resume auto');
+    expect(stderr).not.toMatch(/\n\s+at .*:\d+:\d+/);
+    const stopped = losses(out).length;
+    expect(readdirSync(out)).toContain(`checkpoint-${stopped}`);
+    const again = await shardloop([...args, '--max-steps', String(stopped + 3), '--resume', 'auto']);
+    expect(again.code).toBe(0);
+    expect(losses(out)).toHaveLength(stopped + 3);
+    expect(metricsOf(out).map((m) => m.step)).toEqual(Array.from({ length: stopped + 3 }, (_, i) => i + 1));
+  });
+
+  it('the second stops at once', async () => {
+    const out = fresh();
+    const began = performance.now();
+    const { code } = await shardloop(
+      ['finetune', '--model', tiny.model, '--data', tiny.data, '--out', out, '--epochs', '100000', '--log-steps', '1'],
+      { onStderr: (text, kill) => text.includes('step 3/') && [kill('SIGINT'), kill('SIGINT')] },
+    );
+    expect(code).toBe(130);
+    expect(performance.now() - began).toBeLessThan(30_000);
+  });
+});
+
+describe('pretrain and merge', () => {
+  it('pretrain leaves a folder that generate and finetune take', async () => {
+    const out = fresh();
+    const text = join(tiny.folder, 'text.txt');
+    writeFileSync(text, 'The cat sat on the mat.\n\n'.repeat(60));
+    const shape = '--layers 1 --heads 2 --width 16 --seq-len 32 --micro-batch 8 --epochs 2 --eval-split 0.1 --nproc 2';
+    const pretrained = await shardloop(['pretrain', '--data', text, '--out', out, ...shape.split(' '), '--json']);
+    expect(pretrained.code).toBe(0);
+    const summary = JSON.parse(pretrained.stdout);
+    expect(summary.evalLoss).toBeLessThan(summary.evalLossBefore);
+    const model = join(out, 'model');
+    const tuned = fresh();
+    const args = ['--data', tiny.data, '--out', tuned, '--max-steps', '1', '--seq-len', '24'];
+    expect((await shardloop(['finetune', '--model', model, ...args])).code).toBe(0);
+    const merged = fresh();
+    const merge = ['merge', '--model', model, '--adapter', join(tuned, 'adapter'), '--out', merged, '--json'];
+    expect(JSON.parse((await shardloop(merge)).stdout)).toEqual({ out: merged, merged: 4 });
+    const said = await shardloop(['generate', '--model', merged, '--prompt', 'The', '--max-new-tokens', '4']);
+    expect(said.code).toBe(0);
+    expect(said.stdout.endsWith('\n')).toBe(true);
+  });
+
+  it('refuses a conversation as text, and a folder that is no model', async () => {
+    const out = fresh();
+    const { code, stderr } = await shardloop(['pretrain', '--data', tiny.data, '--out', out]);
+    expect(code).toBe(3);
+    expect(stderr).toContain('use `shardloop finetune`');
+    expect((await shardloop(['generate', '--model', 'nowhere', '--prompt', 'x'])).code).toBe(2);
+  });
+});
