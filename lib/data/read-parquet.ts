@@ -2,7 +2,9 @@
 import {
   type AsyncBuffer,
   asyncBufferFromFile,
+  type FileMetaData,
   parquetMetadataAsync,
+  parquetRead,
   parquetReadObjects,
   parquetSchema,
 } from 'hyparquet';
@@ -10,6 +12,9 @@ import { compressors } from 'hyparquet-compressors';
 import { ShardloopError } from '../core/errors.js';
 import { checkFile } from './data-file.js';
 import type { RawRecord } from './read-json.js';
+
+type ReadOptions = Parameters<typeof parquetRead>[0] & { metadata: FileMetaData };
+type RowGroup = FileMetaData['row_groups'][number];
 
 /** The columns that records are made of; others are not read. */
 const COLUMNS = ['messages', 'prompt', 'response', 'instruction', 'input', 'output', 'text'];
@@ -21,13 +26,15 @@ export async function* readParquet(file: string): AsyncGenerator<RawRecord> {
   try {
     const buffer: AsyncBuffer = await asyncBufferFromFile(file);
     const metadata = await parquetMetadataAsync(buffer);
-    const top = parquetSchema(metadata).children.map((child) => child.element.name);
-    const columns = COLUMNS.filter((name) => top.includes(name));
+    const top = parquetSchema(metadata).children;
+    const known = top.map((child) => child.element.name).filter((name) => COLUMNS.includes(name));
+    const columns = known.length > 0 ? known : undefined; // with none of them, all, so that the error can name them
     let rowStart = 0;
     for (const group of metadata.row_groups) {
       const rowEnd = rowStart + Number(group.num_rows);
-      const options = { file: buffer, metadata, compressors, rowStart, rowEnd };
-      const rows = await parquetReadObjects(columns.length > 0 ? { ...options, columns } : options);
+      const options = { file: buffer, metadata, compressors, columns, rowStart, rowEnd };
+      await decodeAlone(options, group);
+      const rows = await parquetReadObjects(options);
       for (const value of rows) {
         row += 1;
         yield { value, source: { file, line: row } };
@@ -38,5 +45,19 @@ export async function* readParquet(file: string): AsyncGenerator<RawRecord> {
     if (error instanceof ShardloopError) throw error;
     const message = `${file}:${row + 1}: expected a Parquet file: ${(error as Error).message}`;
     throw new ShardloopError('BAD_RECORD', message, { cause: error });
+  }
+}
+
+/**
+ * Decodes every column chunk of a row group by itself and throws what is wrong with it. hyparquet starts all chunks at once
+ * and, where two are damaged, leaves one rejection without a handler, which would end the process.
+ */
+async function decodeAlone(options: ReadOptions, group: RowGroup): Promise<void> {
+  const { metadata, columns } = options;
+  for (const chunk of group.columns) {
+    const name = chunk.meta_data?.path_in_schema[0];
+    if (columns && name !== undefined && !columns.includes(name)) continue;
+    const alone = { ...metadata, row_groups: [{ ...group, columns: [chunk] }] };
+    await parquetRead({ ...options, metadata: alone, rowStart: 0, rowEnd: Number(group.num_rows) });
   }
 }

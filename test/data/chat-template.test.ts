@@ -51,6 +51,15 @@ describe('default template', () => {
     expect(learned(encoded)).toBe('😀<|endoftext|>');
   });
 
+  it('is what its Jinja source renders', () => {
+    expect(tokenizer.decode(template.encode(talk, source).ids)).toBe(template.render(talk));
+    const spelled = new ChatTemplate(tokenizer, `${DEFAULT_CHAT_TEMPLATE}{# #}`);
+    const weighed = talk.map((message, i) => (i === 2 ? { ...message, weight: 0 } : message));
+    for (const messages of [talk, weighed]) {
+      expect(template.encode(messages, source)).toEqual(spelled.encode(messages, source));
+    }
+  });
+
   it('gives a prompt the ids that it has in training', () => {
     expect(template.encodePrompt('A?')).toEqual(template.encode(talk.slice(1, 3), source).ids.slice(0, 3));
     const whole = template.encode(talk, source).ids;
@@ -60,7 +69,7 @@ describe('default template', () => {
 
   it('refuses tool calls, which it cannot write', () => {
     const call: Message = { role: 'assistant', content: '', tool_calls: [{}] };
-    expect(() => template.encode([call], source)).toThrow(/f\.jsonl:3: .*tool_calls need a chat template/);
+    expect(() => template.encode([call], source)).toThrow(/f\.jsonl:3: .*a chat template that knows tools/);
   });
 });
 

@@ -46,6 +46,15 @@ it('names an int64 where a string belongs, by row (gzip)', async () => {
   await expect(read('numbers')).rejects.toMatchObject(refused(1, /"response" to be a string, got 1n/));
 });
 
+it('refuses a file of which every column is damaged, leaving no rejection behind', async () => {
+  const bytes = readFileSync(fixture('messages'));
+  const footer = bytes.length - 8 - bytes.readUInt32LE(bytes.length - 8);
+  bytes.fill(0xee, 4, footer);
+  const path = join(mkdtempSync(join(tmpdir(), 'shardloop-parquet-')), 'damaged.parquet');
+  writeFileSync(path, bytes);
+  await expect(loadRecords(path)).rejects.toMatchObject(refused(1, /expected a Parquet file/));
+});
+
 it('refuses unknown columns, no rows, and what is not Parquet', async () => {
   await expect(read('unknown')).rejects.toMatchObject(refused(1, /got an object with "id", "title"/));
   await expect(read('empty')).rejects.toMatchObject(refused(1, /at least one record/));
