@@ -80,7 +80,11 @@ async function continueAll(
   checkSampleOptions(options);
   const ends = new Set<number>(eos === null ? [] : typeof eos === 'number' ? [eos] : eos);
   const room = Math.min(maxNewTokens, model.config.n_positions - longest);
-  const seed = BigInt(options.seed ?? randomInt(2 ** 48 - 1));
+  const { seed: given = randomInt(2 ** 48 - 1) } = options;
+  if (typeof given !== 'bigint' && !Number.isSafeInteger(given)) {
+    throw new ShardloopError('BAD_ARGUMENT', `generate: seed: expected an integer, received ${String(given)}`);
+  }
+  const seed = BigInt(given);
   const streams = prompts.map((_, row) => uniformStream(seed, row));
   const rows: number[][] = prompts.map(() => []);
   const running = new Set(rows.keys());
