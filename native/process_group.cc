@@ -1,10 +1,12 @@
 // The tables behind process_group.h, and the operators that open and close stores and groups and wait for works.
 #include "process_group.h"
 
+#include <c10/util/Flags.h>
 #include <torch/library.h>
 
 #include <atomic>
 #include <condition_variable>
+#include <cstdlib>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -16,8 +18,16 @@
 
 #include "error.h"
 
+C10_DECLARE_int(caffe2_log_level);
+
 namespace shardloop {
 namespace {
+
+// c10d logs every failed attempt with a stack trace; the errors that come out of it say the same in a line.
+[[maybe_unused]] const bool quiet = [] {
+  if (std::getenv("TORCH_CPP_LOG_LEVEL") == nullptr) FLAGS_caffe2_log_level = 3;  // fatal only
+  return true;
+}();
 
 using Clock = std::chrono::steady_clock;
 

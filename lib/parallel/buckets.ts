@@ -1,6 +1,6 @@
 // How the gradients of a model are laid out for reduction: flat buffers ("buckets"), filled in the order in which the
 // backward completes gradients. Pure planning over shapes; replicate.ts owns the memory and the communication.
-import type { Tensor } from '../core/index.js';
+import { dtypeBytes, type Tensor } from '../core/index.js';
 import { type Segment, segmentParameters } from '../nn/index.js';
 
 /** A parameter's place in its bucket. */
@@ -37,7 +37,7 @@ export function planBuckets(segments: readonly Segment[], bucketBytes: number): 
     for (const parameter of [...readyAt.keys()].filter((p) => readyAt.get(p) === k)) {
       const kind = `${parameter.dtype} ${parameter.device}`;
       const { numel } = parameter;
-      const bytes = numel * elementBytes(parameter);
+      const bytes = numel * dtypeBytes(parameter.dtype);
       let bucket = open.get(kind);
       if (bucket !== undefined && bucket.bytes + bytes > bucketBytes) {
         buckets.push(bucket);
@@ -53,9 +53,4 @@ export function planBuckets(segments: readonly Segment[], bucketBytes: number): 
   }
   // Launched in this order on every rank: by readiness, and by plan where several are ready at once.
   return [...buckets, ...open.values()].sort((a, b) => b.readyAt - a.readyAt);
-}
-
-function elementBytes(parameter: Tensor): number {
-  const { dtype } = parameter;
-  return dtype === 'float64' || dtype === 'complex64' ? 8 : dtype === 'float32' ? 4 : 2;
 }
