@@ -71,8 +71,8 @@ export function readAdapterConfig(json: Readonly<Record<string, unknown>>, where
   if (typeof rsLora !== 'boolean') throw wrong('use_rslora', 'true or false');
   const ranks = readPattern(json.rank_pattern, (value) => Number.isSafeInteger(value) && (value as number) > 0);
   const alphas = readPattern(json.alpha_pattern, isPositive);
-  if (ranks === null) throw wrong('rank_pattern', 'an object of positive integers');
-  if (alphas === null) throw wrong('alpha_pattern', 'an object of positive numbers');
+  if (ranks === null) throw wrong('rank_pattern', 'an object of patterns and positive integers');
+  if (alphas === null) throw wrong('alpha_pattern', 'an object of patterns and positive numbers');
   const targetModules = json.target_modules;
   const isNames = Array.isArray(targetModules) && targetModules.every((name) => typeof name === 'string');
   if (typeof targetModules !== 'string' && !isNames) throw wrong('target_modules', 'a pattern or a list of names');
@@ -101,7 +101,17 @@ function isPositive(value: unknown): boolean {
 function readPattern(value: unknown, check: (value: unknown) => boolean): [string, number][] | null {
   if (value === undefined || value === null) return [];
   if (typeof value !== 'object' || Array.isArray(value) || !Object.values(value).every(check)) return null;
+  if (!Object.keys(value).every(isPattern)) return null;
   return Object.entries(value as Record<string, number>);
+}
+
+function isPattern(text: string): boolean {
+  try {
+    wholeMatch(text);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** The value of the first key that, as a regular expression, matches the layer's name or its end after a dot. */

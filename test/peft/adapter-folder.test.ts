@@ -151,6 +151,7 @@ describe('refused by name', () => {
     ['a dropout that is none', { lora_dropout: 1.5 }, /lora_dropout/],
     ['rsLora that is no flag', { use_rslora: 'yes' }, /use_rslora/],
     ['a rank pattern that is none', { rank_pattern: { a: 'b' } }, /rank_pattern/],
+    ['a rank pattern that is no regular expression', { rank_pattern: { 'c_(': 2 } }, /rank_pattern/],
     ['an alpha pattern that is none', { alpha_pattern: { a: -1 } }, /alpha_pattern/],
     ['no target modules', { target_modules: null }, /target_modules/],
     [
