@@ -20,7 +20,7 @@ export {
   setDeterministic,
   setNumThreads,
 } from './core/modes.js';
-export type { Int, Layout, MemoryFormat, Scalar } from './core/op-support.js';
+export type { Int, Scalar } from './core/op-support.js';
 export * as ops from './core/ops.js';
 export { getRandomState, manualSeed, setRandomState } from './core/random.js';
 export { disposeAll, keep, scope } from './core/scope.js';
@@ -97,6 +97,7 @@ export {
   type MetricsSink,
   type MicroBatch,
   mergeAdapter,
+  microBatches,
   type PretrainOptions,
   pretrain,
   type RunOptions,

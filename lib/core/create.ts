@@ -125,7 +125,7 @@ function inferDType(values: readonly Value[]): DType {
   return inferred[kind] ?? 'float32';
 }
 
-/** The values in a typed array that converts to `dtype` without a second rounding. */
+/** The values in a typed array that native code converts to `dtype`. */
 function pack(values: readonly Value[], dtype: DType): TypedArray {
   switch (DTYPES[dtype].kind) {
     case 'complex':
@@ -135,7 +135,8 @@ function pack(values: readonly Value[], dtype: DType): TypedArray {
     case 'int':
       return packIntegers(values, dtype);
     default:
-      return dtype === 'float32' ? Float32Array.from(values, real) : Float64Array.from(values, real);
+      // Half precision is rounded from float32, as libtorch itself does with doubles.
+      return dtype === 'float64' ? Float64Array.from(values, real) : Float32Array.from(values, real);
   }
 }
 

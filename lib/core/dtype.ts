@@ -54,6 +54,12 @@ export const DTYPES = {
 /** The name of a dtype, as in Python's torch: 'float32', 'bfloat16', 'int64', 'bool' and so on. */
 export type DType = keyof typeof DTYPES;
 
+/** How the elements of a tensor are stored. */
+export type Layout = 'strided' | 'sparse_coo' | 'sparse_csr' | 'sparse_csc' | 'sparse_bsr' | 'sparse_bsc';
+
+/** The order of the axes in memory. */
+export type MemoryFormat = 'contiguous_format' | 'preserve_format' | 'channels_last' | 'channels_last_3d';
+
 /** Whether `name` is one of the dtypes of {@link DTYPES}. */
 export function isDType(name: unknown): name is DType {
   return typeof name === 'string' && Object.hasOwn(DTYPES, name);

@@ -12,6 +12,8 @@ export {
   isDType,
   isFloatingDType,
   isIntegerDType,
+  type Layout,
+  type MemoryFormat,
   type TypedArray,
 } from './dtype.js';
 export { describe, ERRORS, type ErrorCode, ShardloopError } from './errors.js';
@@ -29,7 +31,7 @@ export {
   setDeterministic,
   setNumThreads,
 } from './modes.js';
-export type { Int, Layout, MemoryFormat, Scalar } from './op-support.js';
+export type { Int, Scalar } from './op-support.js';
 export * as ops from './ops.js';
 export { getRandomState, manualSeed, setRandomState } from './random.js';
 export { disposeAll, keep, scope } from './scope.js';

@@ -17,12 +17,6 @@ export type Scalar =
   | { readonly float: number }
   | { readonly re: number; readonly im: number };
 
-/** How the elements of a tensor are stored. */
-export type Layout = 'strided' | 'sparse_coo' | 'sparse_csr' | 'sparse_csc' | 'sparse_bsr' | 'sparse_bsc';
-
-/** The order of the axes in memory. */
-export type MemoryFormat = 'contiguous_format' | 'preserve_format' | 'channels_last' | 'channels_last_3d';
-
 /** An options object whose keys were checked. */
 export type Options = Readonly<Record<string, unknown>>;
 

@@ -2,9 +2,9 @@
 // `npm run generate-ops`. One typed function for each public ATen operation, under ATen's name; docs/coverage.md lists
 // what is left out and why.
 import { bridge, opId as id } from './binding.js';
-import { type DType, isDType } from './dtype.js';
+import { type DType, isDType, type Layout, type MemoryFormat } from './dtype.js';
 import { given, h, hn, hno, ho, hs, hso, isDevice, isOptions, isPlainArray, isScalar, isTensors, list, only, option } from './op-support.js';
-import { type Int, known, type Layout, type MemoryFormat, needed, type Scalar } from './op-support.js';
+import { type Int, known, needed, type Scalar } from './op-support.js';
 import { installMethods, isTensor, type Item, type Tensor, wrap as w, wrapOptional as wn } from './tensor-class.js';
 
 const b = bridge;

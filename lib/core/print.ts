@@ -2,7 +2,7 @@
 // shape, device and whether a gradient is recorded. Printing never throws and records nothing for backward.
 // Not here: reading the elements (native/tensor_data).
 import { type Handle, native, raw } from './binding.js';
-import { checkDType, type DType, isComplexDType, isFloatingDType, type TypedArray } from './dtype.js';
+import { checkDType, type DType, isComplexDType, isFloatingDType, type Layout, type TypedArray } from './dtype.js';
 
 /** Elements beyond which only the edges are shown. */
 const ELIDE_ABOVE = 1000;
@@ -40,6 +40,14 @@ function leafReader(data: TypedArray, dtype: DType): (index: number) => Leaf {
   };
 }
 
+/** How the elements are stored: 'strided', 'sparse_coo', 'sparse_csr' and so on. */
+export function layoutOf(handle: Handle): Layout {
+  // libtorch prints "Strided", "Sparse", "SparseCsr".
+  const name = native().layout(handle);
+  if (name === 'Sparse') return 'sparse_coo';
+  return name.replace(/(?<=[a-z])[A-Z]/g, '_$&').toLowerCase() as Layout;
+}
+
 /** The text that console.log(tensor) shows. */
 export function formatTensor(handle: Handle): string {
   try {
@@ -47,18 +55,21 @@ export function formatTensor(handle: Handle): string {
     const shape = native().shape(handle);
     const dtype = native().dtype(handle);
     const device = native().device(handle);
+    const layout = layoutOf(handle);
+    const sparse = layout === 'strided' ? '' : ` ${layout}`;
     const marks = native().flag(handle, 'requiresGrad') ? ' requiresGrad' : '';
-    return `Tensor ${dtype} [${shape.join(', ')}] ${device}${marks}${values(handle, shape, dtype as DType, device)}`;
+    const head = `Tensor ${dtype} [${shape.join(', ')}] ${device}${sparse}${marks}`;
+    const numel = shape.reduce((product, size) => product * size, 1);
+    if (device === 'meta') return `${head} (no data)`;
+    if (numel === 0) return `${head} (empty)`;
+    if (sparse !== '' && numel > ELIDE_ABOVE) return `${head} (large; to_dense() shows a part)`;
+    return `${head}${values(handle, shape, dtype as DType, numel > ELIDE_ABOVE)}`;
   } catch (error) {
     return `Tensor (${error instanceof Error ? error.message : String(error)})`;
   }
 }
 
-function values(handle: Handle, shape: readonly number[], dtype: DType, device: string): string {
-  if (device === 'meta') return ' (no data)';
-  const numel = shape.reduce((product, size) => product * size, 1);
-  if (numel === 0) return ' (empty)';
-  const elided = numel > ELIDE_ABOVE;
+function values(handle: Handle, shape: readonly number[], dtype: DType, elided: boolean): string {
   const depth = native().scopePush();
   let shown: Nested;
   try {

@@ -5,12 +5,12 @@
 import { inspect } from 'node:util';
 import { type Handle, type NativeValue, native } from './binding.js';
 import { scopeDepth } from './depth.js';
-import { checkDType, type DType, isComplexDType, type TypedArray } from './dtype.js';
+import { checkDType, type DType, isComplexDType, type Layout, type TypedArray } from './dtype.js';
 import { runBackward } from './engine.js';
 import { describe, ShardloopError } from './errors.js';
 import { type HandleIndex, type Slice, selectHandle, storeHandle } from './indexing.js';
 import type { TensorMethods } from './methods.js';
-import { formatTensor, type Nested, nest } from './print.js';
+import { formatTensor, layoutOf, type Nested, nest } from './print.js';
 
 /** One entry of an index: a position, `null` for a new axis, '...', `slice(...)`, or a tensor of positions or bools. */
 export type Index = number | null | '...' | Slice | Tensor;
@@ -88,6 +88,11 @@ export class Tensor {
   /** Where the data is: 'cpu', 'cuda:0', 'meta'. */
   get device(): string {
     return native().device(this.#handle);
+  }
+
+  /** How the elements are stored. */
+  get layout(): Layout {
+    return layoutOf(this.#handle);
   }
 
   /** Steps between neighbours along each axis, in elements. */
