@@ -1,7 +1,7 @@
 // Where things lie: the package itself, the cache outside of it, and the record beside a built addon.
 // Not here: what is in those places (find.ts, addon.ts).
 import { createHash } from 'node:crypto';
-import { accessSync, constants, existsSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmdirSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { dirname, isAbsolute, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -39,12 +39,12 @@ export function shortHash(text: string): string {
   return createHash('sha256').update(text).digest('hex').slice(0, 12);
 }
 
-/** Whether files can be made in this folder, or in the nearest one above it that exists. */
+/** Whether files can be made in this folder, or in the nearest one above it that exists: tried, since rights can lie. */
 export function isWritable(folder: string): boolean {
   let at = resolve(folder);
   while (!existsSync(at) && dirname(at) !== at) at = dirname(at);
   try {
-    accessSync(at, constants.W_OK);
+    rmdirSync(mkdtempSync(join(at, '.shardloop-')));
     return true;
   } catch {
     return false;

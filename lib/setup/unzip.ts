@@ -28,6 +28,7 @@ export async function readZip(path: string): Promise<ZipEntry[]> {
   try {
     const { offset, size, count } = await findDirectory(file, path);
     const directory = await bytes(file, offset, size, path);
+    const { size: length } = await file.stat();
     const entries: ZipEntry[] = [];
     let at = 0;
     for (let i = 0; i < count; i++) {
@@ -35,20 +36,22 @@ export async function readZip(path: string): Promise<ZipEntry[]> {
       const nameLength = directory.readUInt16LE(at + 28);
       const extraLength = directory.readUInt16LE(at + 30);
       const extra = directory.subarray(at + 46 + nameLength, at + 46 + nameLength + extraLength);
-      const wide = zip64Fields(extra, [
+      const [size64, packed, start] = zip64Fields(extra, path, [
         directory.readUInt32LE(at + 24),
         directory.readUInt32LE(at + 20),
         directory.readUInt32LE(at + 42),
       ]);
-      entries.push({
+      const entry = {
         name: directory.toString('utf8', at + 46, at + 46 + nameLength),
         method: directory.readUInt16LE(at + 10),
         crc: directory.readUInt32LE(at + 16),
-        size: wide[0],
-        packed: wide[1],
-        offset: wide[2],
+        size: size64,
+        packed,
+        offset: start,
         mode: directory.readUInt32LE(at + 38) >>> 16,
-      });
+      };
+      if (start + 30 + packed > length) throw broken(path, `entry "${entry.name}" lies beyond its end`);
+      entries.push(entry);
       at += 46 + nameLength + extraLength + directory.readUInt16LE(at + 32);
     }
     return entries;
@@ -113,10 +116,19 @@ async function place(file: FileHandle, path: string, entry: ZipEntry, target: st
 
 /** An entry of at most a few megabytes: one read. Most of the ten thousand headers of a wheel are a few kilobytes. */
 async function smallEntry(file: FileHandle, path: string, entry: ZipEntry): Promise<Buffer> {
+  if (Math.max(entry.size, entry.packed) > SMALL) throw broken(path, `entry "${entry.name}" is far too large`);
   const packed = await bytes(file, await startOf(file, path, entry), entry.packed, path);
-  const content = entry.method === 0 ? packed : inflateRawSync(packed);
+  const content = entry.method === 0 ? packed : inflate(path, entry, packed);
   if (content.length !== entry.size || crc32(content, 0) >>> 0 !== entry.crc) throw failsChecksum(path, entry);
   return content;
+}
+
+function inflate(path: string, entry: ZipEntry, packed: Buffer): Buffer {
+  try {
+    return inflateRawSync(packed, { maxOutputLength: entry.size + 1 });
+  } catch (cause) {
+    throw failsChecksum(path, entry, cause);
+  }
 }
 
 async function streamEntry(file: FileHandle, path: string, entry: ZipEntry, target: string): Promise<void> {
@@ -127,9 +139,10 @@ async function streamEntry(file: FileHandle, path: string, entry: ZipEntry, targ
     transform(chunk: Buffer, _encoding, done) {
       crc = crc32(chunk, crc);
       size += chunk.length;
-      done(null, chunk);
+      done(size > entry.size ? failsChecksum(path, entry) : null, chunk);
     },
   });
+  if (entry.packed === 0) throw failsChecksum(path, entry); // A range of no bytes cannot be read.
   const packed = createReadStream(path, { start, end: start + entry.packed - 1, highWaterMark: 1 << 20 });
   const into = createWriteStream(target);
   if (entry.method === 0) await pipeline(packed, check, into);
@@ -147,8 +160,8 @@ async function startOf(file: FileHandle, path: string, entry: ZipEntry): Promise
   return entry.offset + 30 + header.readUInt16LE(26) + header.readUInt16LE(28);
 }
 
-function failsChecksum(path: string, entry: ZipEntry): SetupError {
-  return broken(path, `entry "${entry.name}" fails its checksum`);
+function failsChecksum(path: string, entry: ZipEntry, cause?: unknown): SetupError {
+  return broken(path, `entry "${entry.name}" fails its checksum`, cause);
 }
 
 async function findDirectory(file: FileHandle, path: string): Promise<{ offset: number; size: number; count: number }> {
@@ -175,13 +188,14 @@ async function findDirectory(file: FileHandle, path: string): Promise<{ offset: 
 }
 
 /** Replaces the 32-bit fields that are all ones by the 64-bit ones of the zip64 extra field, in its order. */
-function zip64Fields(extra: Buffer, fields: [number, number, number]): [number, number, number] {
+function zip64Fields(extra: Buffer, path: string, fields: [number, number, number]): [number, number, number] {
   if (!fields.includes(0xffffffff)) return fields;
   for (let at = 0; at + 4 <= extra.length; at += 4 + extra.readUInt16LE(at + 2)) {
     if (extra.readUInt16LE(at) !== 1) continue;
     let field = at + 4;
     return fields.map((value) => {
       if (value !== 0xffffffff) return value;
+      if (field + 8 > extra.length) throw broken(path, 'a zip64 field is cut off');
       const wide = Number(extra.readBigUInt64LE(field));
       field += 8;
       return wide;
@@ -191,15 +205,16 @@ function zip64Fields(extra: Buffer, fields: [number, number, number]): [number, 
 }
 
 async function bytes(file: FileHandle, offset: number, length: number, path: string): Promise<Buffer> {
+  const { size } = await file.stat();
+  // Checked before memory is taken: a damaged directory can name any length.
+  if (offset < 0 || offset + length > size) throw broken(path, `it ends at byte ${size}`);
   const buffer = Buffer.alloc(length);
   const { bytesRead } = await file.read(buffer, 0, length, offset);
   if (bytesRead !== length) throw broken(path, `it ends at byte ${offset + bytesRead}`);
   return buffer;
 }
 
-function broken(path: string, what: string): SetupError {
-  return new SetupError(
-    'BAD_ARGUMENT',
-    `${path} is not a complete zip file: ${what}. Delete it and run the command again.`,
-  );
+function broken(path: string, what: string, cause?: unknown): SetupError {
+  const message = `${path} is not a complete zip file: ${what}. Delete it and run the command again.`;
+  return new SetupError('BAD_ARGUMENT', message, { cause });
 }
