@@ -121,6 +121,7 @@ export class BatchSource implements Iterable<Step> {
     };
   }
 
+  /** The steps from the present position to the last. */
   *[Symbol.iterator](): Iterator<Step> {
     for (let step = this.next(); step !== null; step = this.next()) yield step;
   }

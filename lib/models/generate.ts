@@ -14,6 +14,7 @@ export interface CausalModel extends Module {
     ids: Tensor,
     options: { positionIds: Tensor; attentionMask?: Tensor; cache: KVCache; keepLast: number },
   ): Tensor;
+  /** An empty cache for `length` positions of `batch` sequences. */
   makeCache(batch: number, length: number): KVCache;
 }
 

@@ -62,6 +62,7 @@ export class KVCache {
     );
   }
 
+  /** Frees the keys and values of every block. */
   dispose(): void {
     for (const { keys, values } of this.#layers) {
       keys.dispose();
@@ -69,6 +70,7 @@ export class KVCache {
     }
   }
 
+  /** {@link dispose}, for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

@@ -204,7 +204,10 @@ function list(names: readonly string[]): string {
 /** How {@link saveModel} writes. */
 export interface SaveModelOptions {
   /** Written beside the model. Default: none. */
-  readonly tokenizer?: { save(dir: string): Promise<void> };
+  readonly tokenizer?: {
+    /** Writes the tokenizer's files into a folder. */
+    save(dir: string): Promise<void>;
+  };
   /** The whole tensors by their published names, when the model itself holds only parts, or in another dtype. */
   readonly stateDict?: ReadonlyMap<string, Tensor>;
   /** The largest size of one file, in bytes. Default 5e9. */

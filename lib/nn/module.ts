@@ -155,6 +155,7 @@ export abstract class Module {
     }
   }
 
+  /** {@link dispose}, for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }
@@ -164,10 +165,12 @@ export abstract class Module {
     return '';
   }
 
+  /** The tree of modules, as console.log shows it. */
   toString(): string {
     return printModule(this);
   }
 
+  /** What console.log prints. */
   [inspect.custom](): string {
     return printModule(this);
   }

@@ -123,6 +123,7 @@ export class Schedule {
     for (const group of this.#optimizer.groups) group.lr = group.baseLr * factor;
   }
 
+  /** What a checkpoint holds of it. */
   stateDict(): { step: number } {
     return { step: this.#step };
   }

@@ -11,8 +11,9 @@ export interface AdapterConfig {
   readonly dropout: number;
   readonly rsLora: boolean;
   readonly targetModules: TargetModules;
-  /** Rank and alpha of one layer, patterns applied. */
+  /** The rank of one layer, patterns applied. */
   rankOf(layer: string): number;
+  /** The alpha of one layer, patterns applied. */
   alphaOf(layer: string): number;
 }
 

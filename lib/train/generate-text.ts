@@ -9,10 +9,15 @@ import { generate, loadModel } from '../models/index.js';
 import { loadAdapter } from '../peft/index.js';
 import { requireFolder, templateSource } from './examples.js';
 
+/** What {@link generateText} takes. */
 export interface GenerateTextOptions {
+  /** A Hugging Face folder. */
   model: string;
+  /** A PEFT adapter folder. */
   adapter?: string;
+  /** The text to continue; a chat template is put around it unless `raw`. */
   prompt: string;
+  /** The most tokens to make. */
   maxNewTokens: number;
   /** 0 always takes the likeliest token. */
   temperature: number;
@@ -30,7 +35,9 @@ export interface GenerateTextOptions {
   signal?: AbortSignal;
 }
 
+/** What {@link generateText} made. */
 export interface GeneratedText {
+  /** The new text alone. */
   text: string;
   /** The new tokens. */
   tokenIds: number[];

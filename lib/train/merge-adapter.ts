@@ -3,9 +3,13 @@ import { loadModel, saveModel } from '../models/index.js';
 import { loadAdapter, loraLayers, mergeLora } from '../peft/index.js';
 import { requireFolder } from './examples.js';
 
+/** What {@link mergeAdapter} takes. */
 export interface MergeOptions {
+  /** The base model's folder. */
   model: string;
+  /** The PEFT adapter's folder. */
   adapter: string;
+  /** Where the merged model goes: a Hugging Face folder. */
   out: string;
   /** Default: the checkpoint's. */
   precision?: 'fp32' | 'bf16';

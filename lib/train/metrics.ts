@@ -28,7 +28,9 @@ export interface StepMetrics {
 
 /** Where metrics go. `write` is called once a step, in order; `close` once, also after a failure. */
 export interface MetricsSink {
+  /** Takes one step's metrics, in order. */
   write(metrics: StepMetrics): void;
+  /** Called once, behind the last step, also when the run failed. */
   close(): Promise<void> | void;
 }
 

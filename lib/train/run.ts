@@ -26,8 +26,11 @@ export interface RunOptions {
   sinks?: MetricsSink[];
 }
 
+/** What a run gives back. */
 export interface RunResult {
+  /** Of this process; only rank 0 wrote files. */
   rank: number;
+  /** Steps, losses, tokens and time. */
   summary: RunSummary;
 }
 
