@@ -42,7 +42,7 @@ export async function fetchFromPip(
       await mkdir(partial, { recursive: true });
 
       const torch = await download(python, version, downloads, report);
-      const metadata = await readEntry(torch, /^torch-[^/]*\.dist-info\/METADATA$/);
+      const metadata = await intact(torch, () => readEntry(torch, /^torch-[^/]*\.dist-info\/METADATA$/));
       if (metadata === null) throw new SetupError('LIBTORCH_MISSING', `${torch} holds no METADATA`);
       await unpackInto(torch, partial, kind === 'slim' ? slimPath : fullPath, report);
       await fetchNeighbours(python, metadata, kind, downloads, partial, report);
@@ -129,13 +129,19 @@ async function unpackInto(
 ): Promise<void> {
   const start = Date.now();
   const name = wheel.split('/').pop() ?? wheel;
-  try {
-    const bytes = await unzip(wheel, into, wanted, (done, all) =>
+  const bytes = await intact(wheel, () =>
+    unzip(wheel, into, wanted, (done, all) =>
       report.tick(`unpacking ${name}: ${megabytes(done)} of ${megabytes(all)}`),
-    );
-    if (bytes > 1e6) report.line(`unpacked ${megabytes(bytes)} of ${name} in ${since(start)}`);
+    ),
+  );
+  if (bytes > 1e6) report.line(`unpacked ${megabytes(bytes)} of ${name} in ${since(start)}`);
+}
+
+/** Reads a wheel; one that turns out to be damaged is thrown away, so that the next run downloads it again. */
+async function intact<T>(wheel: string, read: () => Promise<T>): Promise<T> {
+  try {
+    return await read();
   } catch (error) {
-    // A damaged download must not be picked up again.
     await rm(wheel, { force: true });
     throw new SetupError('LIBTORCH_MISSING', messageOf(error), { cause: error });
   }

@@ -90,7 +90,7 @@ while [ $# -gt 0 ]; do
   case "$1" in
     --dest) dest="$2"; mkdir -p "$dest"; shift 2;;
     torch==*|nvidia-*|cuda-*)
-      stem=$(echo "$1" | sed -e 's/[[=].*//' -e 's/-/_/g')
+      stem=$(echo "$1" | sed -e 's/[^a-z0-9-].*//' -e 's/-/_/g')
       cp "${options.wheels ?? '/nonexistent'}/$stem"-*.whl "$dest"/ || exit 1
       shift;;
     *) shift;;
