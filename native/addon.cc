@@ -3,6 +3,7 @@
 
 #include "async_work.h"
 #include "autograd_function.h"
+#include "cuda_library.h"
 #include "dispatch.h"
 #include "environment.h"
 #include "tensor_data.h"
@@ -56,6 +57,7 @@ Napi::Value stats(const Napi::CallbackInfo& info, Environment& environment) {
 }
 
 Napi::Object initialize(Napi::Env env, Napi::Object exports) {
+  load_cuda_library();
   env.SetInstanceData(new Environment(env));  // deleted with the environment
   const auto add = [&](const char* name, auto function) { exports.Set(name, Napi::Function::New(env, function, name)); };
   add("init", guarded<init>);

@@ -49,7 +49,7 @@ export interface InitOptions {
 
 const DEFAULT_TIMEOUT_SECONDS = 600;
 
-/** How many groups of a name this thread has made: creation is collective, so every rank counts alike. */
+/** How many groups of a name this thread has made in a store: creation is collective, so every rank counts alike. */
 const made = new Map<string, number>();
 
 let world: { group: Group; options: string } | null = null;
@@ -95,14 +95,15 @@ export async function createGroup(options: GroupOptions): Promise<Group> {
   checkOptions(options);
   const group = { rank, size, name, sequence: 0, destroyed: false, failure: null };
   if (size === 1) return new Group({ ...group, backend: 'none', id: null }, 'cpu', null);
+  const member = { ...group, backend };
   if (!raw('shardloop::backend_available', backend)) {
-    const text = `backend '${backend}' is not here; 'nccl' needs a CUDA driver, a CUDA libtorch and the CUDA part of shardloop`;
-    throw misuse({ ...group, backend }, 'init', text, backend === 'nccl' ? 'NO_CUDA' : 'BAD_ARGUMENT');
+    if (backend === 'nccl') throw misuse(member, 'init', `backend 'nccl' is not here: ${cudaProblem()}`, 'NO_CUDA');
+    throw misuse(member, 'init', `expected backend to be 'gloo' or 'nccl', received ${describe(backend)}`);
   }
-  const count = (made.get(name) ?? 0) + 1;
-  made.set(name, count);
-  const fail = (what: string, text: string) =>
-    misuse({ ...group, backend }, 'init', `${what}: ${plain(text)}`, 'BAD_LAUNCH');
+  const place = JSON.stringify([storeKey(options.store), name]);
+  const count = (made.get(place) ?? 0) + 1;
+  made.set(place, count);
+  const fail = (what: string, text: string) => misuse(member, 'init', `${what}: ${plain(text)}`, 'BAD_LAUNCH');
   const store = await openStore(options.store, timeoutSeconds, fail);
   const prefix = ['shardloop', options.generation ?? '', name, count].join('/');
   const device = backend === 'nccl' ? (options.device ?? 'cuda:0') : glooDevice(options);
@@ -118,7 +119,15 @@ export async function createGroup(options: GroupOptions): Promise<Group> {
       error,
     );
   }
-  return new Group({ ...group, backend, id }, backend === 'nccl' ? device : 'cpu', store);
+  return new Group({ ...member, id }, backend === 'nccl' ? device : 'cpu', store);
+}
+
+function storeKey(address: StoreAddress): string {
+  return 'inProcess' in address ? address.inProcess : `${address.host}:${address.port}`;
+}
+
+function cudaProblem(): string {
+  return raw('shardloop::cuda_library_problem') as string;
 }
 
 function checkOptions(options: GroupOptions): void {

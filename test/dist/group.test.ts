@@ -69,7 +69,7 @@ describe('a group of one', () => {
     [{ rank: 2, size: 2 }, /rank to be from 0 to 1, received 2/],
     [{ rank: 0, size: 2, timeoutSeconds: 0 }, /timeoutSeconds to be a positive number, received 0/],
     [{ rank: 0, size: 2, timeoutSeconds: Number.NaN }, /timeoutSeconds/],
-    [{ rank: 0, size: 2, backend: 'mpi' as never }, /backend 'mpi' is not here/],
+    [{ rank: 0, size: 2, backend: 'mpi' as never }, /backend to be 'gloo' or 'nccl', received "mpi"/],
   ])('refuses %j', async (options, message) => {
     await expect(createGroup({ store: { inProcess: 'x' }, ...options })).rejects.toMatchObject({
       code: 'BAD_ARGUMENT',
@@ -80,6 +80,7 @@ describe('a group of one', () => {
   it('says that nccl is not here', async () => {
     await expect(createGroup({ rank: 0, size: 2, backend: 'nccl', store: { inProcess: 'x' } })).rejects.toMatchObject({
       code: 'NO_CUDA',
+      message: expect.stringMatching(/^\[rank 0\/2\] init on group 'world': backend 'nccl' is not here: /),
     });
   });
 
