@@ -5,6 +5,7 @@ import { spawn } from 'node:child_process';
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { nativeSetup, prepare } from './setup.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const program = join(root, 'dist', 'cli', 'index.js');
@@ -21,65 +22,44 @@ const prompts = [
 await main();
 
 async function main() {
-  await setUp();
+  prepare();
+  await nativeSetup();
   const started = performance.now();
   rmSync(join(root, out), { recursive: true, force: true });
 
-  say('1/3  pretrain a small GPT, byte by byte, on examples/data/corpus.txt');
+  say('\n1/3  pretrain a small GPT, byte by byte, on examples/data/corpus.txt (two ranks over Gloo)');
   await shardloop('pretrain', {
-    data: 'examples/data/corpus.txt',
-    out: join(out, 'base'),
-    layers: 4,
-    width: 192,
-    heads: 6,
-    seqLen: 256,
-    microBatch: 8,
-    epochs: 5,
-    lr: 2e-3,
-    evalSplit: 0.05,
+    ...{ data: 'examples/data/corpus.txt', out: join(out, 'base'), nproc: 2 },
+    ...{ layers: 4, width: 160, heads: 5, seqLen: 160 },
+    ...{ epochs: 9, microBatch: 4, lr: 2e-3, warmupSteps: 100, evalSplit: 0.03, evalSteps: 400, logSteps: 100 },
   });
 
-  say('2/3  tune it with LoRA on examples/data/dialogues.json, two ranks over Gloo');
+  say('\n2/3  tune it with LoRA on examples/data/dialogues.json (two ranks over Gloo)');
   await shardloop('finetune', {
-    model: base,
-    data: 'examples/data/dialogues.json',
-    out,
-    method: 'lora',
-    loraRank: 8,
-    loraAlpha: 16,
-    targetModules: 'all-linear',
-    nproc: 2,
-    epochs: 5,
-    microBatch: 8,
-    seqLen: 256,
-    lr: 5e-3,
-    evalSplit: 0.05,
+    ...{ model: base, data: 'examples/data/dialogues.json', out, nproc: 2 },
+    ...{ method: 'lora', loraRank: 16, loraAlpha: 32, targetModules: 'all-linear' },
+    ...{ epochs: 10, microBatch: 8, lr: 6e-3, evalSplit: 0.05, evalSteps: 50, logSteps: 20 },
   });
 
-  say('3/3  answers before and after');
+  say('\n3/3  answers before and after');
   const { default: Table } = await import('cli-table3');
-  const table = new Table({ head: ['prompt', 'before', 'after'], colWidths: [24, 44, 44], wordWrap: true });
+  const table = new Table({
+    head: ['prompt', 'before', 'after'],
+    style: { head: [], border: [] },
+    wordWrap: true,
+    colWidths: [22, 44, 44],
+  });
+  const template = join(out, 'adapter', 'chat_template.jinja');
   for (const prompt of prompts) {
-    const options = {
-      model: base,
-      prompt,
-      maxNewTokens: 96,
-      temperature: 0,
-      template: join(out, 'adapter', 'chat_template.jinja'),
-    };
-    const before = await generate(options);
-    const after = await generate({ ...options, adapter: join(out, 'adapter') });
-    table.push([prompt, before, after]);
+    const options = { model: base, template, prompt, maxNewTokens: 96, temperature: 0 };
+    table.push([prompt, await generate(options), await generate({ ...options, adapter: join(out, 'adapter') })]);
   }
   process.stdout.write(`${table}\n`);
   say(
-    `done in ${Math.round((performance.now() - started) / 1000)} s; ${out}/ holds the base model (base/model), the adapter,`,
+    `Done in ${Math.round((performance.now() - started) / 1000)} s. ${out}/ holds the base model (base/model), the adapter, metrics.jsonl,`,
   );
-  say('metrics.jsonl, loss.svg, run.json and events for `tensorboard --logdir out/quickstart`');
-}
-
-async function setUp() {
-  await run([join(root, 'scripts', 'setup.mjs')]);
+  say(`loss.svg, run.json and the events that \`tensorboard --logdir ${out}\` shows. Ask it something yourself:`);
+  say(`  npx shardloop generate --model ${base} --adapter ${join(out, 'adapter')} --prompt "Hello!"`);
 }
 
 async function generate(options) {
