@@ -36,6 +36,7 @@ struct TrackedWork {
   std::vector<at::Tensor> keep;
   // Only where works are polled: a group must never be destroyed on one of its own backend's threads.
   std::shared_ptr<Group> group;
+  std::shared_ptr<std::atomic<int64_t>> in_flight;
   Clock::time_point deadline{};
   size_t unfinished = 0;
   bool finished = false;
@@ -80,6 +81,7 @@ void finish_part(const std::shared_ptr<TrackedWork>& work, const std::string& er
     work->unfinished = whole ? 0 : work->unfinished - 1;
     if (work->unfinished > 0) return;
     work->finished = true;
+    if (work->in_flight) --*work->in_flight;
     text = work->error;
     callbacks.swap(work->callbacks);
     keep.swap(work->keep);
@@ -246,8 +248,9 @@ std::tuple<int64_t, int64_t> group_open(int64_t store_id, const std::string& pre
   return {id, work};
 }
 
-// Closes a group in the background: its destructor waits for the operations in flight, or for their timeout.
-int64_t group_close(int64_t id, bool abort) {
+// Closes a group in the background: its destructor waits for the operations in flight, or for their timeout. Returns
+// the work of closing, and how many operations are in flight.
+std::tuple<int64_t, int64_t> group_close(int64_t id, bool abort) {
   auto& t = tables();
   std::shared_ptr<Group> closing;
   {
@@ -258,11 +261,13 @@ int64_t group_close(int64_t id, bool abort) {
       t.groups.erase(found);
     }
   }
-  return run_as_work([closing = std::move(closing), abort]() mutable {
+  const int64_t in_flight = closing ? closing->in_flight->load() : 0;
+  const int64_t work = run_as_work([closing = std::move(closing), abort]() mutable {
     if (!closing) return;
     if (abort) closing->backend->abort();
     closing.reset();
   });
+  return {work, in_flight};
 }
 
 // Blocks the calling thread until the work is finished (NCCL: makes the current stream wait). Returns the error text.
@@ -336,6 +341,8 @@ int64_t track_works(const std::shared_ptr<Group>& group, std::vector<WorkPtr> wo
   tracked->unfinished = works.size();
   tracked->deadline = Clock::now() + group->timeout;
   if (group->works_on_streams) tracked->group = group;
+  tracked->in_flight = group->in_flight;
+  ++*tracked->in_flight;
   int64_t id = insert_work(tracked);
   if (works.empty()) {
     finish_part(tracked, "", true);
@@ -426,7 +433,7 @@ TORCH_LIBRARY_FRAGMENT(shardloop, m) {
   m.def("store_close(int store) -> ()", &store_close);
   m.def("group_open(int store, str prefix, str backend, str device, int rank, int size, float timeout) -> (int, int)",
         &group_open);
-  m.def("group_close(int group, bool abort) -> int", &group_close);
+  m.def("group_close(int group, bool abort) -> (int, int)", &group_close);
   m.def("work_wait(int work) -> str", &work_wait);
   m.def("work_is_completed(int work) -> bool", &work_is_completed);
   m.def("work_release(int work) -> ()", &work_release);

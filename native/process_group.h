@@ -10,6 +10,7 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -46,6 +47,7 @@ struct Group {
   StorePtr store;
   std::chrono::milliseconds timeout;
   bool works_on_streams;
+  std::shared_ptr<std::atomic<int64_t>> in_flight = std::make_shared<std::atomic<int64_t>>(0);  // works not finished
 };
 
 // Throws BAD_ARGUMENT for an id that was never given or is destroyed.

@@ -141,7 +141,7 @@ export function collectiveFailure(member: Member, operation: string, shapes: str
   const detail = plain(text);
   return new ShardloopError(
     'COLLECTIVE_FAILED',
-    `${opening(member, operation)} of ${shapes} failed: ${detail}; ${advice(text)}`,
+    `${opening(member, operation)}${shapes && ` of ${shapes}`} failed: ${detail}; ${advice(text)}`,
   );
 }
 

@@ -84,7 +84,7 @@ function launch(wire: Wire, operation: string, tensors: readonly Tensor[], start
   wire.sequence += 1;
   const numbered = `${operation} #${wire.sequence}`;
   // Read now: the tensors may be disposed by the time something fails.
-  const shapes = wire.id === null ? '' : shapesOf(tensors);
+  const shapes = wire.id === null || tensors.length === 0 ? '' : shapesOf(tensors);
   const explain = (text: string) => {
     const error = collectiveFailure(wire, numbered, shapes, text);
     wire.failure ??= error.message;

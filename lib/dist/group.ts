@@ -274,12 +274,18 @@ export class Group {
     return this.rank === root ? all : null;
   }
 
-  /** Closes the connections, when the operations in flight have ended. Later operations are refused. */
+  /**
+   * Closes the connections; later operations are refused. Resolves when they are closed, or at once when operations are
+   * still in flight: these end by themselves, by their peers or their timeout, and do not hold the process.
+   */
   async destroy(): Promise<void> {
     if (this.#wire.destroyed) return;
     this.#wire.destroyed = true;
     if (this.#wire.id === null) return;
-    await native().workPromise(raw('shardloop::group_close', this.#wire.id, this.#wire.failure !== null) as number);
+    const failed = this.#wire.failure !== null;
+    const [work, inFlight] = raw('shardloop::group_close', this.#wire.id, failed) as [number, number];
+    if (inFlight === 0) await native().workPromise(work);
+    else raw('shardloop::work_release', work);
     raw('shardloop::store_close', this.#store);
   }
 }

@@ -264,6 +264,27 @@ describe('two processes', () => {
     expect(first!.reports[0]!.ms).toBeLessThan(4000);
   });
 
+  it('end soon when one gives up with operations in flight', async () => {
+    const started = Date.now();
+    const runs = await runRanks(
+      2,
+      `const group = await dist.init({ timeoutSeconds: 40 });
+       await group.barrier().done();
+       if (rank === 1) {
+         group.allReduce(core.zeros([3]));
+         group.allReduce(core.zeros([1000000]));
+         await group.destroy();
+         process.exitCode = 5;
+       } else {
+         await new Promise((resolve) => setTimeout(resolve, 1500));
+         report({ text: await failure(() => group.allReduce(core.zeros([2])).done()) });
+       }`,
+    );
+    expect(runs.map((run) => run.code)).toEqual([0, 5]);
+    expect(runs[0]!.reports[0]!.text).toContain('a peer died or left the group');
+    expect(Date.now() - started).toBeLessThan(15_000);
+  });
+
   it('leave no unhandled rejection and no work behind when nobody waits', async () => {
     const runs = await runRanks(
       2,
