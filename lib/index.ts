@@ -3,8 +3,23 @@
 export { type BackwardOptions, backward, type GradOptions, grad } from './core/backward.js';
 export { call, type OpArgument, opSchemas } from './core/call.js';
 export { customFunction, type FunctionContext, type FunctionDefinition } from './core/custom-function.js';
-export { cpuCapability, cudaDeviceCount, isCudaAvailable, libtorchVersion } from './core/devices.js';
-export { DTYPES, type DType, dtypeBytes, isDType, type Layout, type MemoryFormat, type TypedArray } from './core/dtype.js';
+export {
+  cpuCapability,
+  cudaDeviceCount,
+  cudaDeviceName,
+  isCudaAvailable,
+  libtorchVersion,
+  synchronize,
+} from './core/devices.js';
+export {
+  DTYPES,
+  type DType,
+  dtypeBytes,
+  isDType,
+  type Layout,
+  type MemoryFormat,
+  type TypedArray,
+} from './core/dtype.js';
 export { ERRORS, type ErrorCode, ShardloopError } from './core/errors.js';
 export * as memory from './core/memory.js';
 export {

@@ -3,7 +3,14 @@
 export { type BackwardOptions, backward, type GradOptions, grad } from './backward.js';
 export { call, type OpArgument, opSchemas } from './call.js';
 export { customFunction, type FunctionContext, type FunctionDefinition } from './custom-function.js';
-export { cpuCapability, cudaDeviceCount, isCudaAvailable, libtorchVersion } from './devices.js';
+export {
+  cpuCapability,
+  cudaDeviceCount,
+  cudaDeviceName,
+  isCudaAvailable,
+  libtorchVersion,
+  synchronize,
+} from './devices.js';
 export {
   DTYPES,
   type DType,

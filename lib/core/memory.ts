@@ -1,5 +1,7 @@
 // What the process holds in tensors, as numbers. A test that asserts flat memory asks here.
-import { native } from './binding.js';
+import { native, raw } from './binding.js';
+import { cudaIndex } from './devices.js';
+import { ShardloopError } from './errors.js';
 
 /** Numbers of one thread's tensors. */
 export interface MemoryStats {
@@ -15,4 +17,28 @@ export interface MemoryStats {
 export function stats(): MemoryStats {
   const { handles, bytes, scopeDepth } = native().stats();
   return { handles, bytes, scopeDepth };
+}
+
+/** Numbers of one CUDA device, in bytes. */
+export interface CudaMemoryStats {
+  /** Of live tensors. */
+  allocated: number;
+  /** The most of them so far. */
+  peak: number;
+  /** Held by the caching allocator, live or not. */
+  reserved: number;
+  /** Free on the device. */
+  free: number;
+  /** All of the device. */
+  total: number;
+}
+
+/** What a CUDA device holds for this process. Throws NO_CUDA; BAD_ARGUMENT for 'cpu'. */
+export function cudaStats(device = 'cuda'): CudaMemoryStats {
+  const index = cudaIndex(device);
+  if (index === null)
+    throw new ShardloopError('BAD_ARGUMENT', "memory.cudaStats: expected a CUDA device, received 'cpu'");
+  const numbers = raw('shardloop::cuda_memory_stats', index) as [number, number, number, number, number];
+  const [allocated, peak, reserved, free, total] = numbers;
+  return { allocated, peak, reserved, free, total };
 }

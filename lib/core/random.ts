@@ -1,6 +1,7 @@
 // The random state of libtorch's default CPU generator (and, when there are any, of the CUDA devices).
 // Not here: making random tensors (create.ts, ops.ts).
 import { raw } from './binding.js';
+import { cudaIndex } from './devices.js';
 import { describe, ShardloopError } from './errors.js';
 import { handleOf, type Tensor, wrap } from './tensor-class.js';
 
@@ -13,12 +14,18 @@ export function manualSeed(seed: number | bigint): void {
   raw('shardloop::manual_seed', seed);
 }
 
-/** The state of the default CPU generator: uint8 (5056), to be given back to {@link setRandomState}. */
-export function getRandomState(): Tensor {
-  return wrap(raw('shardloop::get_rng_state'));
+/**
+ * The state of a device's default generator as uint8 on the CPU (5056 bytes for 'cpu', 16 for a CUDA device), to be given
+ * back to {@link setRandomState}. Throws NO_CUDA for a CUDA device that is not here.
+ */
+export function getRandomState(device = 'cpu'): Tensor {
+  const index = cudaIndex(device);
+  return wrap(index === null ? raw('shardloop::get_rng_state') : raw('shardloop::cuda_get_rng_state', index));
 }
 
-/** Puts the default CPU generator into a state that {@link getRandomState} gave. */
-export function setRandomState(state: Tensor): void {
-  raw('shardloop::set_rng_state', handleOf(state));
+/** Puts a device's default generator into a state that {@link getRandomState} gave. Throws as that does. */
+export function setRandomState(state: Tensor, device = 'cpu'): void {
+  const index = cudaIndex(device);
+  if (index === null) raw('shardloop::set_rng_state', handleOf(state));
+  else raw('shardloop::cuda_set_rng_state', index, handleOf(state));
 }

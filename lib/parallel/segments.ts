@@ -45,7 +45,7 @@ export function runSegments(
       strategy.gather(k);
       inputs[k] = carry;
       if (forgets(k)) {
-        randomStates[k] = getRandomState(); // dropout must draw the same numbers when the segment runs again
+        randomStates[k] = getRandomState(deviceOf(carry)); // dropout must draw the same numbers when the segment runs again
         const output = noGrad(() => segment.forward(carry));
         carry = cut(segment, carry, output, { recorded: false });
         for (const t of output) if (!carry.includes(t)) t.dispose(); // the leaf alone holds the memory now
@@ -104,11 +104,17 @@ function isCheckpointed(k: number, checkpointing: Checkpointing): boolean {
   return checkpointing === 'full' || k % checkpointing === 0;
 }
 
+/** Where a segment runs: where its input lies. */
+function deviceOf(carry: Carry): string {
+  return carry[0]?.device ?? 'cpu';
+}
+
 function replay(segment: Segment, input: Carry, randomState: Tensor): Carry {
-  const now = getRandomState();
-  setRandomState(randomState);
+  const device = deviceOf(input);
+  const now = getRandomState(device);
+  setRandomState(randomState, device);
   const output = segment.forward(input);
-  setRandomState(now);
+  setRandomState(now, device);
   randomState.dispose();
   now.dispose();
   return output;
