@@ -302,6 +302,21 @@ describe('two processes', () => {
     expect(runs.map((run) => run.reports[0])).toEqual([{ left: 0 }, { left: 0 }]);
   });
 
+  it.each([
+    ['the interface that GLOO_SOCKET_IFNAME names', { GLOO_SOCKET_IFNAME: 'lo' }, '2'],
+    ['the host name where ranks may be on several hosts', { LOCAL_RANK: '0', LOCAL_WORLD_SIZE: '1' }, '2'],
+    ['no interface that is not there', { GLOO_SOCKET_IFNAME: 'nonesuch0' }, 'BAD_LAUNCH: [rank 0/2] init on group'],
+  ])('talk over %s', async (_, env, expected) => {
+    const [first] = await runRanks(
+      2,
+      `const group = await dist.init({ timeoutSeconds: 10 }).catch((e) => ({ sum: () => e.code + ': ' + e.message, destroy() {} }));
+       report({ total: String(await group.sum(1)) });
+       await group.destroy();`,
+      env,
+    );
+    expect(first!.reports[0]!.total).toContain(expected);
+  });
+
   it('says which port is taken', async () => {
     const port = await freePort();
     const { createServer } = await import('node:net');

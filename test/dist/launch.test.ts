@@ -2,6 +2,7 @@
 // communicate stand in group.test.ts.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -199,6 +200,23 @@ describe('launch', () => {
     expect(pids.every(alive)).toBe(true);
     run.child.kill('SIGKILL');
     await until(() => !pids.some(alive), 8);
+  });
+
+  it('serves the store on the port that was asked for, or says that it is taken', async () => {
+    const { launch } = await import('../../lib/dist/launch.js');
+    const server = createServer();
+    const port = await new Promise<number>((resolve) => {
+      server.listen(0, () => resolve((server.address() as { port: number }).port));
+    });
+    const options = {
+      command: [process.execPath, '-e', `process.exitCode = process.env.MASTER_PORT === '${port}' ? 0 : 9`],
+    };
+    await expect(launch({ ...options, nprocPerNode: 2, masterPort: port })).rejects.toMatchObject({
+      code: 'BAD_LAUNCH',
+      message: expect.stringContaining(`could not serve the rendezvous store on 127.0.0.1:${port}`),
+    });
+    await new Promise((resolve) => server.close(resolve));
+    expect(await launch({ ...options, nprocPerNode: 2, masterPort: port })).toEqual({ exitCode: 0, failure: null });
   });
 
   it.each([

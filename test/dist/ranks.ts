@@ -46,13 +46,13 @@ export async function runRanks(size: number, body: string, env: Record<string, s
   const port = await freePort();
   const ranks = Array.from({ length: size }, (_, rank) =>
     start(script, {
-      ...env,
       RANK: String(rank),
       WORLD_SIZE: String(size),
       LOCAL_RANK: String(rank),
       LOCAL_WORLD_SIZE: String(size),
       MASTER_ADDR: '127.0.0.1',
       MASTER_PORT: String(port),
+      ...env,
     }),
   );
   try {
