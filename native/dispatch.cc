@@ -42,6 +42,7 @@ std::unique_ptr<CompiledOp> compile_op(const c10::OperatorHandle& handle, const 
     }
     op->returns.push_back(std::move(compiled));
   }
+  op->guards = guards_of(schema);
   return op;
 }
 
@@ -85,6 +86,7 @@ napi_value call_op(napi_env env, Environment& environment, const CompiledOp& op,
     stack.push_back(from_js(env, environment, values[i], *argument.conversion, {op.name, argument.name}));
   }
 
+  for (Guard guard : op.guards) guard(op.handle.schema(), stack);
   op.handle.callBoxed(stack);
 
   const auto result = [&](size_t i) -> napi_value {
@@ -138,7 +140,7 @@ Napi::Value resolve(const Napi::CallbackInfo& info, Environment& environment) {
   const std::string name = info[0].As<Napi::String>(), overload = info[1].As<Napi::String>();
   const std::string full = overload.empty() ? name : name + "." + overload;
   for (const RefusedOp& refused : kRefusedOps) {
-    if (refused.name == name) throw Error("OP_REFUSED", full + " is refused: " + refused.reason + ".");
+    if (refused.name == name || refused.name == full) throw Error("OP_REFUSED", full + " is refused: " + refused.reason + ".");
   }
   const auto found = c10::Dispatcher::singleton().findSchema({name, overload});
   if (!found) throw Error("UNKNOWN_OP", "Expected an op of this libtorch (" + std::string(TORCH_VERSION) + "), received \"" + full + "\", which it does not have.");

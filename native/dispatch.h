@@ -6,6 +6,7 @@
 
 #include "convert.h"
 #include "environment.h"
+#include "guards.h"
 
 namespace shardloop {
 
@@ -27,6 +28,7 @@ struct CompiledOp {
   std::string name;  // "aten::add.Tensor"
   std::vector<CompiledArgument> arguments;
   std::vector<CompiledReturn> returns;
+  std::vector<Guard> guards;
 };
 
 // The exported functions; see lib/core/binding.ts for their types.

@@ -1,5 +1,5 @@
 // Operators that are refused by name, each with its reason: libtorch itself dies on some of their arguments, or they
-// cannot work from JavaScript.
+// cannot work from JavaScript. Found by fuzzing (npm run soak); useful ones are guarded instead (guards.cc).
 #pragma once
 #include <array>
 #include <string_view>
@@ -7,17 +7,88 @@
 namespace shardloop {
 
 struct RefusedOp {
-  std::string_view name;  // without the overload
+  std::string_view name;  // all overloads of the operator, or with ".overload" that one
   const char* reason;
 };
 
+inline constexpr const char* kBackward =
+    "it is a kernel of libtorch's own backward, which reads out of bounds on arguments that do not fit together; call "
+    "the forward operator and backward()";
+inline constexpr const char* kInternal =
+    "it is an internal kernel of libtorch, which reads or writes out of bounds on arguments that do not fit together; "
+    "call the public operator above it";
+inline constexpr const char* kPacked =
+    "libtorch trusts its packed weights and quantization arguments and dies on others";
+inline constexpr const char* kDivides =
+    "libtorch divides by zero when the step is not a whole number and the output is integral; use arange";
+
 inline constexpr std::array kRefusedOps{
-    RefusedOp{"aten::reflection_pad1d_backward", "libtorch reads out of bounds on mismatched shapes"},
-    RefusedOp{"aten::fractional_max_pool2d_backward", "libtorch reads out of bounds on indices that it did not make"},
-    RefusedOp{"aten::quantized_lstm_cell", "libtorch dereferences unchecked packed weights"},
-    RefusedOp{"aten::quantized_gru_cell", "libtorch dereferences unchecked packed weights"},
-    RefusedOp{"aten::quantized_rnn_relu_cell", "libtorch dereferences unchecked packed weights"},
-    RefusedOp{"aten::quantized_rnn_tanh_cell", "libtorch dereferences unchecked packed weights"},
+    RefusedOp{"aten::_adaptive_avg_pool2d_backward", kBackward},
+    RefusedOp{"aten::_batch_norm_impl_index_backward", kBackward},
+    RefusedOp{"aten::_cdist_backward", kBackward},
+    RefusedOp{"aten::_cholesky_solve_helper", kInternal},
+    RefusedOp{"aten::_chunk_cat", kInternal},
+    RefusedOp{"aten::_compute_linear_combination", kInternal},
+    RefusedOp{"aten::_convert_indices_from_coo_to_csr", kInternal},
+    RefusedOp{"aten::_convert_indices_from_csr_to_coo", kInternal},
+    RefusedOp{"aten::_convolution_double_backward", kBackward},
+    RefusedOp{"aten::_ctc_loss_backward", kBackward},
+    RefusedOp{"aten::_cummax_helper", kInternal},
+    RefusedOp{"aten::_cummin_helper", kInternal},
+    RefusedOp{"aten::_dyn_quant_matmul_4bit", kInternal},
+    RefusedOp{"aten::_dyn_quant_pack_4bit_weight", kInternal},
+    RefusedOp{"aten::_fft_c2c", kInternal},
+    RefusedOp{"aten::_fft_c2r", kInternal},
+    RefusedOp{"aten::_fft_r2c", kInternal},
+    RefusedOp{"aten::_fused_moving_avg_obs_fq_helper", kInternal},
+    RefusedOp{"aten::_fused_moving_avg_obs_fq_helper_functional", kInternal},
+    RefusedOp{"aten::_log_softmax_backward_data", kBackward},
+    RefusedOp{"aten::_logcumsumexp", kInternal},
+    RefusedOp{"aten::_new_zeros_with_same_feature_meta", kInternal},
+    RefusedOp{"aten::_nnpack_spatial_convolution", kInternal},
+    RefusedOp{"aten::_pdist_backward", kBackward},
+    RefusedOp{"aten::_remove_batch_dim", kInternal},
+    RefusedOp{"aten::_reshape_alias_copy", kInternal},
+    RefusedOp{"aten::_segment_reduce_backward", kBackward},
+    RefusedOp{"aten::_slow_conv2d_backward", kBackward},
+    RefusedOp{"aten::_sparse_compressed_tensor_with_dims", kInternal},
+    RefusedOp{"aten::_stack", kInternal},
+    RefusedOp{"aten::_thnn_differentiable_gru_cell_backward", kBackward},
+    RefusedOp{"aten::_thnn_differentiable_lstm_cell_backward", kBackward},
+    RefusedOp{"aten::_transform_bias_rescale_qkv", kInternal},
+    RefusedOp{"aten::_unsafe_masked_index", kInternal},
+    RefusedOp{"aten::_weight_norm", kInternal},
+    RefusedOp{"aten::_weight_norm_interface", kInternal},
+    RefusedOp{"aten::_weight_norm_interface_backward", kBackward},
+    RefusedOp{"aten::batch_norm_backward", kBackward},
+    RefusedOp{"aten::embedding_backward", kBackward},
+    RefusedOp{"aten::embedding_dense_backward", kBackward},
+    RefusedOp{"aten::fractional_max_pool2d_backward", kBackward},
+    RefusedOp{"aten::fractional_max_pool3d_backward", kBackward},
+    RefusedOp{"aten::fused_moving_avg_obs_fake_quant", kInternal},
+    RefusedOp{"aten::mkldnn_rnn_layer", kInternal},
+    RefusedOp{"aten::mkldnn_rnn_layer_backward", kBackward},
+    RefusedOp{"aten::native_batch_norm_backward", kBackward},
+    RefusedOp{"aten::quantized_gru_cell", kPacked},
+    RefusedOp{"aten::quantized_lstm_cell", kPacked},
+    RefusedOp{"aten::quantized_rnn_relu_cell", kPacked},
+    RefusedOp{"aten::quantized_rnn_tanh_cell", kPacked},
+    RefusedOp{"aten::range.out", kDivides},
+    RefusedOp{"aten::reflection_pad1d_backward", kBackward},
+    RefusedOp{"aten::reflection_pad2d_backward", kBackward},
+    RefusedOp{"aten::rrelu_with_noise", kInternal},
+    RefusedOp{"aten::rrelu_with_noise_", kInternal},
+    RefusedOp{"aten::rrelu_with_noise_backward", kBackward},
+    RefusedOp{"aten::rrelu_with_noise_functional", kInternal},
+    RefusedOp{"aten::smooth_l1_loss_backward", kBackward},
+    RefusedOp{"aten::trace_backward", kBackward},
+    RefusedOp{"aten::unfold_backward", kBackward},
+    RefusedOp{"mkldnn::_reorder_convolution_transpose_weight", kPacked},
+    RefusedOp{"mkldnn::_reorder_convolution_weight", kPacked},
+    RefusedOp{"mkldnn::_reorder_mkldnn_rnn_layer_weight", kPacked},
+    RefusedOp{"onednn::linear_prepack_fp16", kPacked},
+    RefusedOp{"onednn::qlinear_pointwise", kPacked},
+    RefusedOp{"onednn::qlinear_prepack", kPacked},
 };
 
 }  // namespace shardloop

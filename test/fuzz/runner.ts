@@ -4,6 +4,7 @@ import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { Trace } from '../promises/training.js';
 import type { Outcome } from './bridge.js';
 
 export interface Run {
@@ -33,8 +34,12 @@ export function runChild(seed: number, calls: number, only = ''): Promise<Run> {
   let stdout = '';
   let stderr = '';
   let stuck = false;
-  child.stdout.on('data', (chunk: Buffer) => (stdout += chunk));
-  child.stderr.on('data', (chunk: Buffer) => (stderr = (stderr + chunk).slice(-2000)));
+  child.stdout.on('data', (chunk: Buffer) => {
+    stdout += chunk;
+  });
+  child.stderr.on('data', (chunk: Buffer) => {
+    stderr = (stderr + chunk).slice(-2000);
+  });
   const watch = setInterval(() => {
     const since = statSync(log, { throwIfNoEntry: false })?.mtimeMs;
     if (since !== undefined && Date.now() - since > STUCK_MS) {
@@ -54,6 +59,25 @@ export function runChild(seed: number, calls: number, only = ''): Promise<Run> {
       rmSync(folder, { recursive: true, force: true });
       if (code === 0 && stdout.startsWith('{')) resolve({ seed, outcome: JSON.parse(stdout) as Outcome });
       else resolve({ seed, call, how: `${stuck ? 'stuck' : (signal ?? `exit ${code}`)} ${stderr.trim().slice(-600)}` });
+    });
+  });
+}
+
+/** Runs test/promises/training.ts for `steps` steps in a process of its own. */
+export function runTraining(steps: number): Promise<Trace> {
+  const program = fileURLToPath(new URL('../promises/training.ts', import.meta.url));
+  const child = spawn(process.execPath, ['--expose-gc', '--import', 'tsx', program, String(steps)], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+    env: { ...process.env, MALLOC_ARENA_MAX: '2', OMP_NUM_THREADS: '1' },
+  });
+  let stdout = '';
+  child.stdout.on('data', (chunk: Buffer) => {
+    stdout += chunk;
+  });
+  return new Promise((resolve, reject) => {
+    child.once('close', (code, signal) => {
+      if (code === 0) resolve(JSON.parse(stdout) as Trace);
+      else reject(new Error(`training ended with ${signal ?? code}`));
     });
   });
 }

@@ -77,7 +77,8 @@ function fromHost(host: HostTensor): Tensor {
   const options = { shape: [...host.shape], dtype: host.dtype } as Parameters<typeof tensor>[1];
   if (!host.dtype.startsWith('complex')) return tensor(typedArray(host), options);
   const dtype = host.dtype === 'complex64' ? 'float32' : 'float64';
-  return call('aten::view_as_complex', tensor(typedArray(host), { shape: [...host.shape, 2], dtype })) as Tensor;
+  const pairs = tensor(typedArray(host), { shape: [...host.shape, 2], dtype });
+  return call('aten::clone', call('aten::view_as_complex', pairs) as Tensor) as Tensor; // a tensor, not a view of one
 }
 
 function decode(value: Encoded, values: ReadonlyMap<number, Tensor>): unknown {

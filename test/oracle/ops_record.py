@@ -8,6 +8,7 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.schema_check_mode import SchemaCheckMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
+from worker import CODES
 
 
 class Unpassable(Exception):
@@ -47,6 +48,8 @@ class Held:
             raise Unpassable("an argument is quantized: a typed array holds no scale")
         if tensor.device.type != "cpu":
             raise Unpassable("an argument lies on the device " + tensor.device.type)
+        if tensor.dtype not in CODES:
+            raise Unpassable("an argument is of the dtype " + str(tensor.dtype).removeprefix("torch."))
         if tensor.requires_grad and not tensor.is_leaf:
             raise Unpassable("an argument with a graph was made outside of the dispatcher")
         self.requires_grad = tensor.requires_grad
@@ -76,7 +79,8 @@ class Recorder(SchemaCheckMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        schema = func._schema
+        called = with_scalars(func, args, kwargs)
+        schema = called._schema
         if not schema.name.startswith("aten::"):
             raise Unpassable("it calls " + schema.name + ", which Python registers and libtorch lacks")
         values = []
@@ -92,12 +96,32 @@ class Recorder(SchemaCheckMode):
         result = func(*args, **kwargs)
         name = schema.name + ("." + schema.overload_name if schema.overload_name else "")
         outs = [self.program.name(r) if isinstance(r, torch.Tensor) else None for r in tree_flatten(result)[0]]
-        self.program.calls.append((name, func, values, outs))
+        self.program.calls.append((name, called, values, outs))
         return result
+
+
+def with_scalars(func, args, kwargs):
+    """Python lets a number stand for a Tensor (a wrapped number, which promotes as a Scalar does); a schema does not.
+    Gives the overload that takes a Scalar there."""
+    given = {a.name: v for a, v in zip(func._schema.arguments, args)} | kwargs
+    numbers = {a.name for a in func._schema.arguments
+               if str(a.type) == "Tensor" and isinstance(given.get(a.name), (bool, int, float, complex))}
+    if not numbers:
+        return func
+    for overload in func.overloadpacket.overloads():
+        other = getattr(func.overloadpacket, overload)
+        kinds = {a.name: str(a.type) for a in other._schema.arguments}
+        if list(kinds) == [a.name for a in func._schema.arguments] and all(
+                ("Scalar" in kind or "number" in kind) == (name in numbers) or name not in given
+                or not isinstance(given[name], torch.Tensor) and name not in numbers for name, kind in kinds.items()):
+            return other
+    raise Unpassable("a Python number stands for a Tensor in " + func._schema.name + ", which has no Scalar overload")
 
 
 def encode(value, kind, program):
     """A JSON form that says the type where JSON cannot; `kind` is the schema's type of the argument."""
+    if str(kind) == "Tensor" and isinstance(value, (bool, int, float, complex)):
+        raise Unpassable("a Python number stands for a Tensor")
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, torch.Tensor):
@@ -136,12 +160,14 @@ def decode(value, tensors):
     return torch.device(inner) if tag == "device" else getattr(torch, inner)
 
 
-def record(run):
-    """run() makes and returns (outputs, outputs that have a meaningful gradient). Gives the program and their ids."""
+def record(inputs, run):
+    """Calls run() and returns the program, with `inputs` as its first tensors, and what run() returned."""
     program = Program()
+    for tensor in inputs:
+        program.use(tensor)
     with enable_python_dispatcher(), Recorder(program):
-        outputs, roots = run(program)
-    return program, outputs, roots
+        result = run()
+    return program, result
 
 
 def replay(program):

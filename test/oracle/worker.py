@@ -39,8 +39,9 @@ def read_tensors(path):
 def write_tensors(path, tensors):
     header, blobs, offset = {}, [], 0
     for name, tensor in tensors.items():
-        tensor = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-        blob = tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+        tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+        flat = torch.empty(tensor.numel(), dtype=tensor.dtype).copy_(tensor.reshape(-1))
+        blob = flat.view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
         header[name] = {"dtype": CODES[tensor.dtype], "shape": list(tensor.shape),
                         "data_offsets": [offset, offset + len(blob)]}
         offset += len(blob)

@@ -1,0 +1,18 @@
+// Checks before the calls of operators whose kernels trust their caller: they read or write out of bounds on arguments
+// that do not fit together. Useful operators are guarded here; the others are refused by name (refused_ops.h).
+#pragma once
+#include <ATen/core/function_schema.h>
+#include <ATen/core/ivalue.h>
+
+#include <string>
+#include <vector>
+
+namespace shardloop {
+
+// Throws BAD_ARGUMENT. `stack` holds the arguments by the schema's positions.
+using Guard = void (*)(const c10::FunctionSchema& schema, const std::vector<c10::IValue>& stack);
+
+// The guards of an operator: none for nearly all.
+std::vector<Guard> guards_of(const c10::FunctionSchema& schema);
+
+}  // namespace shardloop

@@ -1,0 +1,47 @@
+// `npm run soak`: the long forms of what the tests do shortly: 100,000 fuzzed calls of the bridge in child processes, and
+// ten thousand training steps with flat memory. A death names its seed and its call. Options: --calls N, --seed N,
+// --steps N, --only REGEX (of op names).
+import { parseArgs } from 'node:util';
+import { type Run, runChild, runTraining } from '../test/fuzz/runner.js';
+import { faultsOfOutcome, faultsOfTrace } from '../test/fuzz/verdict.js';
+
+const { values } = parseArgs({
+  options: {
+    calls: { type: 'string', default: '100000' },
+    seed: { type: 'string', default: '1' },
+    steps: { type: 'string', default: '10000' },
+    only: { type: 'string', default: '' },
+  },
+});
+const PER_CHILD = 10_000;
+
+const faults: string[] = [];
+let made = 0;
+let succeeded = 0;
+for (let seed = Number(values.seed); made < Number(values.calls); seed++) {
+  const calls = Math.min(PER_CHILD, Number(values.calls) - made);
+  const run: Run = await runChild(seed, calls, values.only);
+  made += calls;
+  succeeded += run.outcome?.succeeded ?? 0;
+  const found = faultsOfOutcome(run);
+  faults.push(...found);
+  console.log(
+    `seed ${seed}: ${run.outcome ? JSON.stringify(run.outcome.errors) : run.how}${found.length ? ' FAULT' : ''}`,
+  );
+  for (const fault of found) console.log(`  ${fault}`);
+}
+console.log(`${made} calls, ${succeeded} of them successful, ${faults.length} faults`);
+
+const steps = Number(values.steps);
+if (steps > 0) {
+  const trace = await runTraining(steps);
+  const found = faultsOfTrace(trace);
+  faults.push(...found);
+  const mb = (bytes: number | undefined) => `${((bytes ?? 0) / 2 ** 20).toFixed(0)} MB`;
+  console.log(
+    `${steps} training steps: ${trace.handles[0]} to ${trace.handles.at(-2)} live tensors, resident ` +
+      `${mb(trace.resident[1])} to ${mb(trace.resident.at(-1))}`,
+  );
+  for (const fault of found) console.log(`  ${fault}`);
+}
+if (faults.length > 0) process.exitCode = 1;
