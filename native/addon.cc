@@ -98,5 +98,16 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
 }  // namespace
 }  // namespace shardloop
 
-Napi::Object Init(Napi::Env env, Napi::Object exports) { return shardloop::initialize(env, exports); }
+Napi::Object Init(Napi::Env env, Napi::Object exports) {
+  try {
+    return shardloop::initialize(env, exports);
+  } catch (const Napi::Error& error) {
+    // A worker may be terminated while it loads the addon; see guarded() in environment.h.
+    try {
+      error.ThrowAsJavaScriptException();
+    } catch (const Napi::Error&) {
+    }
+  }
+  return exports;
+}
 NODE_API_MODULE(shardloop, Init)

@@ -109,17 +109,23 @@ class JsException : public std::exception {
   const char* what() const noexcept override { return "a JavaScript callback threw"; }
 };
 
-// Wraps an exported function: C++ exceptions become JavaScript errors with a code.
+// Wraps an exported function: C++ exceptions become JavaScript errors with a code. Nothing passes on upwards: while a
+// worker is being terminated every call of N-API fails, throwing its error too, and node-addon-api would then throw
+// through the engine.
 template <Napi::Value (*Function)(const Napi::CallbackInfo&, Environment&)>
 Napi::Value guarded(const Napi::CallbackInfo& info) {
   Environment& environment = Environment::of(info.Env());
   try {
     return Function(info, environment);
-  } catch (const Napi::Error&) {
-    throw;
+  } catch (const Napi::Error& error) {
+    try {
+      error.ThrowAsJavaScriptException();
+    } catch (const Napi::Error&) {
+    }
   } catch (...) {
-    throw Napi::Error(info.Env(), environment.current_exception_to_js());
+    napi_throw(info.Env(), environment.current_exception_to_js());
   }
+  return {};
 }
 
 // Arguments of exported functions, checked.
