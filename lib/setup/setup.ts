@@ -1,7 +1,7 @@
 // Set-up as a whole, readable as its own table of contents: platform, tools, libtorch, CUDA part, build or cache, check.
 // Run again it does only what is missing. Not here: npm ci and tsc of a clone (scripts/setup.mjs).
 import { existsSync } from 'node:fs';
-import { buildAddon, cachedAddon, publish } from './addon.js';
+import { buildAddon, cachedAddon, publish, withdraw } from './addon.js';
 import { type BuildInputs, buildKey } from './build-key.js';
 import { cudaPart } from './cuda-part.js';
 import { messageOf, SetupError } from './errors.js';
@@ -55,10 +55,19 @@ export async function setup(options: SetupOptions = {}): Promise<SetupResult> {
   const cuda = await cudaPart(root, libtorch, options.cuda, env);
   if (typeof cuda === 'string') report.line(`without the CUDA part: ${cuda}`);
   const base = { root, libtorch, compiler: `${compiler.path} ${compiler.version}` };
-  const plan = await build({ ...base, cuda: typeof cuda === 'string' ? null : cuda }, cuda, options, cache, report);
-
-  const loaded = await probe(plan.addon);
-  if (typeof loaded === 'string') throw explainLoadFailure(plan.addon, new Error(loaded));
+  const inputs = { ...base, cuda: typeof cuda === 'string' ? null : cuda };
+  let plan = await build(inputs, cuda, options, cache, report);
+  let loaded = await probe(plan.addon);
+  if (typeof loaded === 'string' && plan.did !== 'built') {
+    report.line(`${plan.addon} does not load (${loaded}): building it anew`);
+    plan = await build(inputs, cuda, { ...options, force: true }, cache, report);
+    loaded = await probe(plan.addon);
+  }
+  if (typeof loaded === 'string') {
+    const failure = explainLoadFailure(plan.addon, new Error(loaded));
+    await withdraw(plan.addon, cache); // Or the next run would find it in the cache, and stop here for ever.
+    throw failure;
+  }
   report.line(`${plan.addon}: loads, ${loaded.ops} ops (${plan.did}; ${since(start)} in all)`);
   return { addon: plan.addon, libtorch, did: plan.did, cuda: plan.cuda, ops: loaded.ops };
 }
