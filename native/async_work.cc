@@ -11,7 +11,7 @@
 #include <mutex>
 #include <string>
 
-#include "process_group.h"
+#include "works.h"
 
 namespace shardloop {
 namespace {

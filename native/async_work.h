@@ -1,4 +1,4 @@
-// The bridge from works in flight (process_group.h) to promises: exports workPromise(id) on the addon.
+// The bridge from works in flight (works.h) to promises: exports workPromise(id) on the addon.
 #pragma once
 #include <node_api.h>
 

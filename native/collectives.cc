@@ -3,7 +3,7 @@
 #include <torch/library.h>
 
 #include "error.h"
-#include "process_group.h"
+#include "works.h"
 
 namespace shardloop {
 namespace {

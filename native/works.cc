@@ -1,0 +1,279 @@
+// The table of works in flight behind works.h, the thread that polls works on streams, and the operators that wait.
+#include "works.h"
+
+#include <c10/util/Flags.h>
+#include <torch/library.h>
+
+#include <condition_variable>
+#include <cstdlib>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+
+C10_DECLARE_int(caffe2_log_level);
+
+namespace shardloop {
+namespace {
+
+// c10d logs every failed attempt with a stack trace; the errors that come out of it say the same in a line.
+[[maybe_unused]] const bool quiet = [] {
+  if (std::getenv("TORCH_CPP_LOG_LEVEL") == nullptr) FLAGS_caffe2_log_level = 3;  // fatal only
+  return true;
+}();
+
+using Clock = std::chrono::steady_clock;
+
+struct TrackedWork {
+  std::vector<WorkPtr> works;
+  std::vector<at::Tensor> keep;
+  // Only where works are polled: a group must never be destroyed on one of its own backend's threads.
+  std::shared_ptr<Group> group;
+  std::shared_ptr<std::atomic<int64_t>> in_flight;
+  Clock::time_point deadline{};
+  size_t unfinished = 0;
+  bool finished = false;
+  std::string error;
+  std::vector<std::function<void(const std::string&)>> callbacks;
+  std::condition_variable changed;
+};
+
+struct Tables {
+  std::mutex mutex;
+  std::unordered_map<int64_t, std::shared_ptr<TrackedWork>> works;
+  std::vector<std::shared_ptr<TrackedWork>> polled;
+  std::condition_variable polled_changed;
+  bool poller_running = false;
+  int64_t next_id = 1;
+};
+
+// Never destroyed: threads of libtorch and our own may still finish works while the process exits.
+Tables& tables() {
+  static Tables* instance = new Tables();
+  return *instance;
+}
+
+// One part of a work is done. Tensors and callbacks leave the lock before they are let go or called.
+void finish_part(const std::shared_ptr<TrackedWork>& work, const std::string& error, bool whole = false) {
+  std::vector<std::function<void(const std::string&)>> callbacks;
+  std::vector<at::Tensor> keep;
+  std::vector<WorkPtr> works;
+  std::string text;
+  {
+    std::lock_guard<std::mutex> lock(tables().mutex);
+    if (work->finished) return;
+    if (work->error.empty()) work->error = error;
+    work->unfinished = whole ? 0 : work->unfinished - 1;
+    if (work->unfinished > 0) return;
+    work->finished = true;
+    if (work->in_flight) --*work->in_flight;
+    text = work->error;
+    callbacks.swap(work->callbacks);
+    keep.swap(work->keep);
+    works.swap(work->works);
+    work->group.reset();
+    work->changed.notify_all();
+  }
+  for (auto& callback : callbacks) callback(text);
+}
+
+// True when the work is complete or beyond its deadline; then `error` says how it went.
+bool poll(TrackedWork& work, std::string& error) {
+  try {
+    for (auto& part : work.works) {
+      if (!part->isCompleted()) {
+        if (Clock::now() < work.deadline) return false;
+        error = "timed out after " + std::to_string(work.group->timeout.count() / 1000.0) + " s";
+        work.group->backend->abort();
+        return true;
+      }
+      if (auto exception = part->exception()) error = exception_text(exception);
+    }
+  } catch (...) {
+    error = exception_text(std::current_exception());
+  }
+  return true;
+}
+
+void run_poller() {
+  auto& t = tables();
+  std::unique_lock<std::mutex> lock(t.mutex);
+  while (true) {
+    t.polled_changed.wait(lock, [&] { return !t.polled.empty(); });
+    auto pending = t.polled;
+    lock.unlock();
+    std::vector<std::shared_ptr<TrackedWork>> done;
+    for (auto& work : pending) {
+      std::string error;
+      if (poll(*work, error)) {
+        finish_part(work, error, true);
+        done.push_back(work);
+      }
+    }
+    if (done.empty()) std::this_thread::sleep_for(std::chrono::microseconds(200));
+    lock.lock();
+    for (auto& work : done) std::erase(t.polled, work);
+  }
+}
+
+std::shared_ptr<TrackedWork> find_work(int64_t id) {
+  auto& t = tables();
+  std::lock_guard<std::mutex> lock(t.mutex);
+  auto found = t.works.find(id);
+  return found == t.works.end() ? nullptr : found->second;
+}
+
+int64_t insert_work(const std::shared_ptr<TrackedWork>& work) {
+  auto& t = tables();
+  std::lock_guard<std::mutex> lock(t.mutex);
+  t.works.emplace(t.next_id, work);
+  return t.next_id++;
+}
+
+// ---- operators ----
+
+// Blocks the calling thread until the work is finished (NCCL: makes the current stream wait). Returns the error text.
+std::string work_wait(int64_t id) {
+  auto work = find_work(id);
+  if (!work) return "";
+  std::string error;
+  std::unique_lock<std::mutex> lock(tables().mutex);
+  if (!work->finished && work->group && work->group->works_on_streams) {
+    auto parts = work->works;
+    lock.unlock();
+    try {
+      for (auto& part : parts) part->wait();
+    } catch (...) {
+      error = exception_text(std::current_exception());
+    }
+    lock.lock();
+  } else {
+    work->changed.wait(lock, [&] { return work->finished; });
+    error = work->error;
+  }
+  tables().works.erase(id);
+  return error;
+}
+
+bool work_is_completed(int64_t id) {
+  auto work = find_work(id);
+  if (!work) return true;
+  std::lock_guard<std::mutex> lock(tables().mutex);
+  return work->finished;
+}
+
+void work_release(int64_t id) {
+  std::shared_ptr<TrackedWork> released;
+  std::lock_guard<std::mutex> lock(tables().mutex);
+  auto found = tables().works.find(id);
+  if (found == tables().works.end()) return;
+  released = std::move(found->second);
+  tables().works.erase(found);
+}
+
+int64_t works_in_flight() {
+  std::lock_guard<std::mutex> lock(tables().mutex);
+  return static_cast<int64_t>(tables().works.size());
+}
+
+}  // namespace
+
+int64_t track_works(const std::shared_ptr<Group>& group, std::vector<WorkPtr> works, std::vector<at::Tensor> keep,
+                    Completion completion) {
+  auto tracked = std::make_shared<TrackedWork>();
+  tracked->works = works;
+  tracked->keep = std::move(keep);
+  tracked->unfinished = works.size();
+  tracked->deadline = Clock::now() + group->timeout;
+  if (group->works_on_streams) tracked->group = group;
+  tracked->in_flight = group->in_flight;
+  ++*tracked->in_flight;
+  int64_t id = insert_work(tracked);
+  if (works.empty()) {
+    finish_part(tracked, "", true);
+  } else if (group->works_on_streams) {
+    auto& t = tables();
+    std::lock_guard<std::mutex> lock(t.mutex);
+    t.polled.push_back(tracked);
+    if (!t.poller_running) {
+      t.poller_running = true;
+      std::thread(run_poller).detach();
+    }
+    t.polled_changed.notify_one();
+  } else if (completion == Completion::kByWaiting) {
+    std::thread([tracked, works = std::move(works)]() mutable {
+      std::string error;
+      try {
+        for (auto& work : works) work->wait();
+      } catch (...) {
+        error = exception_text(std::current_exception());
+      }
+      works.clear();
+      finish_part(tracked, error, true);
+    }).detach();
+  } else {
+    for (auto& work : works) {
+      work->getFuture()->addCallback([tracked](c10::ivalue::Future& future) {
+        finish_part(tracked, future.hasError() ? exception_text(future.exception_ptr()) : "");
+      });
+    }
+  }
+  return id;
+}
+
+int64_t run_as_work(std::function<void()> function) {
+  auto tracked = std::make_shared<TrackedWork>();
+  tracked->unfinished = 1;
+  int64_t id = insert_work(tracked);
+  std::thread([tracked, function = std::move(function)]() mutable {
+    std::string error;
+    try {
+      function();
+      function = nullptr;  // what it holds is let go before the work counts as finished
+    } catch (...) {
+      error = exception_text(std::current_exception());
+    }
+    finish_part(tracked, error);
+  }).detach();
+  return id;
+}
+
+bool on_work_finished(int64_t id, std::function<void(const std::string& error)> callback) {
+  std::string error;
+  {
+    auto& t = tables();
+    std::lock_guard<std::mutex> lock(t.mutex);
+    auto found = t.works.find(id);
+    if (found == t.works.end()) return false;
+    auto work = found->second;
+    t.works.erase(found);
+    if (!work->finished) {
+      work->callbacks.push_back(std::move(callback));
+      return true;
+    }
+    error = work->error;
+  }
+  callback(error);
+  return true;
+}
+
+std::string exception_text(const std::exception_ptr& exception) {
+  std::string text = "unknown error";
+  try {
+    std::rethrow_exception(exception);
+  } catch (const c10::Error& error) {
+    text = error.what_without_backtrace();
+  } catch (const std::exception& error) {
+    text = error.what();
+  } catch (...) {
+  }
+  return text.empty() ? "unknown error" : text;
+}
+
+TORCH_LIBRARY_FRAGMENT(shardloop, m) {
+  m.def("work_wait(int work) -> str", &work_wait);
+  m.def("work_is_completed(int work) -> bool", &work_is_completed);
+  m.def("work_release(int work) -> ()", &work_release);
+  m.def("works_in_flight() -> int", &works_in_flight);
+}
+
+}  // namespace shardloop
