@@ -15,7 +15,7 @@ const prompts = [
   'How many months does a year have?',
   'What does a tokenizer do?',
   'Good night!',
-  '天空是什么颜色的?',
+  '冰是什么?',
   '什么是 GPU?',
 ];
 
@@ -31,7 +31,7 @@ async function main() {
   await shardloop('pretrain', {
     ...{ data: 'examples/data/corpus.txt', out: join(out, 'base'), nproc: 2 },
     ...{ layers: 4, width: 160, heads: 5, seqLen: 160 },
-    ...{ epochs: 9, microBatch: 4, lr: 2e-3, warmupSteps: 100, evalSplit: 0.03, evalSteps: 400, logSteps: 100 },
+    ...{ epochs: 8, microBatch: 4, lr: 2e-3, warmupSteps: 100, evalSplit: 0.03, evalSteps: 400, logSteps: 100 },
   });
 
   say('\n2/3  tune it with LoRA on examples/data/dialogues.json (two ranks over Gloo)');
@@ -47,6 +47,7 @@ async function main() {
     head: ['prompt', 'before', 'after'],
     style: { head: [], border: [] },
     wordWrap: true,
+    wrapOnWordBoundary: false,
     colWidths: [22, 44, 44],
   });
   const template = join(out, 'adapter', 'chat_template.jinja');
