@@ -309,7 +309,7 @@ describe('two processes', () => {
   ])('talk over %s', async (_, env, expected) => {
     const [first] = await runRanks(
       2,
-      `const group = await dist.init({ timeoutSeconds: 10 }).catch((e) => ({ sum: () => e.code + ': ' + e.message, destroy() {} }));
+      `const group = await dist.init({ timeoutSeconds: 4 }).catch((e) => ({ sum: () => e.code + ': ' + e.message, destroy() {} }));
        report({ total: String(await group.sum(1)) });
        await group.destroy();`,
       env,
