@@ -2,6 +2,7 @@
 
 #include <ATen/Functions.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/variable.h>
 
 #include <cstring>
@@ -62,11 +63,23 @@ Outgoing outgoing(at::ScalarType dtype, bool bits) {
   }
 }
 
+// A storage that was resized (released) may be smaller than the tensors that view it.
+void check_storage(const at::Tensor& tensor) {
+  if (tensor.numel() == 0 || !tensor.is_cpu()) return;
+  int64_t last = tensor.storage_offset();
+  for (int64_t i = 0; i < tensor.dim(); ++i) last += (tensor.size(i) - 1) * tensor.stride(i);
+  if (static_cast<size_t>(last + 1) * tensor.element_size() > tensor.storage().nbytes()) {
+    throw Error("BAD_ARGUMENT", "Expected a tensor whose memory is there; the storage behind this one was released.");
+  }
+}
+
 // The values, dense and in row-major order on the CPU, in the outgoing dtype.
 at::Tensor dense_on_cpu(const at::Tensor& tensor, const Outgoing& out) {
   at::NoGradGuard no_grad;
   at::Tensor dense = tensor.detach();
   if (dense.layout() != at::kStrided) dense = dense.to_dense();
+  if (dense._is_zerotensor()) dense = dense.clone();  // autograd's zeros, which have no memory
+  check_storage(dense);
   return dense.to(at::TensorOptions().device(at::kCPU).dtype(out.as)).resolve_conj().resolve_neg().contiguous();
 }
 
@@ -123,20 +136,27 @@ class ReadWorker : public Napi::AsyncWorker {
     }
   }
   void OnOK() override {
-    Napi::Env env = Env();
-    Napi::HandleScope scope(env);
-    if (failure_) {
-      try {
-        std::rethrow_exception(failure_);
-      } catch (...) {
-        deferred_.Reject(Environment::of(env).current_exception_to_js());
-      }
-      return;
+    Napi::HandleScope scope(Env());
+    try {
+      settle();
+    } catch (const Napi::Error&) {
+      // The worker is being terminated: nobody waits any more, and nothing may pass through the engine.
     }
-    deferred_.Resolve(typed_array(env, out_, buffer_.Value().As<Napi::ArrayBuffer>(), tensor_.numel()));
   }
 
  private:
+  void settle() {
+    if (!failure_) {
+      deferred_.Resolve(typed_array(Env(), out_, buffer_.Value().As<Napi::ArrayBuffer>(), tensor_.numel()));
+      return;
+    }
+    try {
+      std::rethrow_exception(failure_);
+    } catch (...) {
+      deferred_.Reject(Environment::of(Env()).current_exception_to_js());
+    }
+  }
+
   Napi::Promise::Deferred deferred_;
   at::Tensor tensor_;
   Outgoing out_;
@@ -214,9 +234,10 @@ Napi::Value read_async(const Napi::CallbackInfo& info, Environment& environment)
 Napi::Value view(const Napi::CallbackInfo& info, Environment& environment) {
   const at::Tensor& tensor = tensor_argument(info, environment);
   check_readable(tensor);
-  if (!tensor.is_cpu() || !tensor.is_contiguous() || tensor.is_conj() || tensor.is_neg()) {
+  if (!tensor.is_cpu() || !tensor.is_contiguous() || tensor.is_conj() || tensor.is_neg() || tensor._is_zerotensor()) {
     throw Error("BAD_ARGUMENT", "Expected a contiguous tensor on the CPU: only its memory can be seen without a copy. Use data() for the others.");
   }
+  check_storage(tensor);
   const Outgoing out = outgoing(tensor.scalar_type(), /*bits=*/true);
   const auto bytes = static_cast<size_t>(tensor.nbytes());
   if (bytes == 0) return typed_array(info.Env(), out, Napi::ArrayBuffer::New(info.Env(), 0), 0);
