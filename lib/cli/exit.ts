@@ -8,6 +8,7 @@ export const EXIT = { done: 0, failed: 1, usage: 2, badData: 3, sigint: 130, sig
 
 /** Codes that end otherwise than with 1. */
 const BY_CODE: Partial<Record<ErrorCode, number>> = {
+  BAD_ARGUMENT: EXIT.usage,
   BAD_CONFIG: EXIT.usage,
   BAD_LAUNCH: EXIT.usage,
   BAD_RECORD: EXIT.badData,
@@ -15,7 +16,14 @@ const BY_CODE: Partial<Record<ErrorCode, number>> = {
 };
 
 /** Codes that every rank meets in the same way; one of them is enough to say it. */
-const SAME_ON_EVERY_RANK: ErrorCode[] = ['BAD_CONFIG', 'BAD_RECORD', 'BAD_MODEL', 'INTERRUPTED', 'NON_FINITE'];
+const SAME_ON_EVERY_RANK: ErrorCode[] = [
+  'BAD_ARGUMENT',
+  'BAD_CONFIG',
+  'BAD_RECORD',
+  'BAD_MODEL',
+  'INTERRUPTED',
+  'NON_FINITE',
+];
 
 /** Print why a command failed (stderr; with `json` one object on stdout as well) and set the exit code. */
 export function fail(error: unknown, options: { json?: boolean; signal?: NodeJS.Signals } = {}): void {

@@ -24,6 +24,8 @@ export interface RunOptions {
   progress?: NodeJS.WriteStream;
   /** Further places for metrics; called on rank 0 only. */
   sinks?: MetricsSink[];
+  /** The ranks that take part (default: those of the launcher). A group that is given stays open afterwards. */
+  group?: Group;
 }
 
 /** What a run gives back. */
@@ -57,7 +59,7 @@ export async function openRun<C extends TrainingConfig>(
   const device = chooseDevice(config, localRank);
   const threads = config.threads ?? Math.max(1, Math.floor(availableParallelism() / localSize));
   setNumThreads(threads);
-  const group = await init(device === 'cpu' ? {} : { backend: 'nccl' });
+  const group = options.group ?? (await init(device === 'cpu' ? {} : { backend: 'nccl' }));
   manualSeed(config.seed);
   return { command, config, options, group, device, threads, leads: group.rank === 0, startedAt: new Date() };
 }
@@ -126,7 +128,7 @@ export async function describeRun(run: Run, summary?: RunSummary): Promise<void>
   if (summary) await drawLoss(metricsFile(run), join(config.out, 'loss.svg'), `${command} ${config.out}`);
 }
 
-/** Wait until every rank has come here, and leave the group. After a failure the ranks do not wait for each other. */
+/** Leave the group of ranks. */
 export async function closeRun(run: Run): Promise<void> {
-  await run.group.destroy();
+  if (!run.options.group) await run.group.destroy();
 }
