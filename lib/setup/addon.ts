@@ -7,7 +7,7 @@ import { availableParallelism, totalmem } from 'node:os';
 import { dirname, join, sep } from 'node:path';
 import { type BuildInputs, buildKey, nodeHeaders } from './build-key.js';
 import { SetupError } from './errors.js';
-import { type AddonRecord, readRecord } from './locate.js';
+import type { AddonRecord } from './locate.js';
 import { withLock } from './lock.js';
 import { addonInPackage, isWritable, pointerFile, recordBeside, shortHash } from './paths.js';
 import { run, tail, which } from './process.js';
@@ -145,11 +145,9 @@ export async function publish(cached: string, root: string, cache: string): Prom
   return target;
 }
 
-/** Takes an addon that does not load out of the cache and out of the package. */
-export async function withdraw(addon: string, cache: string): Promise<void> {
-  const key = readRecord(addon)?.key;
-  if (key) await rm(dirname(cachedAddon(cache, key)), { recursive: true, force: true });
-  await rm(addon, { force: true });
+/** Takes an addon that does not load out of the cache. */
+export async function withdraw(cached: string): Promise<void> {
+  await rm(dirname(cached), { recursive: true, force: true });
 }
 
 /** A process that has the old file mapped keeps it: the new one takes its name, not its place. */

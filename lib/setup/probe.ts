@@ -33,7 +33,7 @@ export async function probe(addon: string): Promise<Probe | string> {
   }
 }
 
-/** The one line of Node's report that says what went wrong: `Error: libc10.so: cannot open shared object file...`. */
+/** The line that says what went wrong: `Error: libc10.so: cannot open shared object file...`, or C++'s `what():  ...`. */
 function loaderMessage(stderr: string): string | null {
-  return /^(?:\w*Error): (.+)$/m.exec(stderr)?.[1] ?? null;
+  return /^(?:\w*Error|\s*what\(\)): +(.+)$/m.exec(stderr)?.[1] ?? null;
 }

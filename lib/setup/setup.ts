@@ -65,16 +65,21 @@ export async function setup(options: SetupOptions = {}): Promise<SetupResult> {
   }
   if (typeof loaded === 'string') {
     const failure = explainLoadFailure(plan.addon, new Error(loaded));
-    await withdraw(plan.addon, cache); // Or the next run would find it in the cache, and stop here for ever.
+    await withdraw(plan.addon); // Or the next run would find it in the cache, and stop here for ever.
     throw failure;
   }
-  report.line(`${plan.addon}: loads, ${loaded.ops} ops (${plan.did}; ${since(start)} in all)`);
-  return { addon: plan.addon, libtorch, did: plan.did, cuda: plan.cuda, ops: loaded.ops };
+  // Only now: an addon that does not load must not take the place of one that does.
+  const addon = plan.did === 'kept' ? plan.addon : await publish(plan.addon, root, cache);
+  report.line(`${addon}: loads, ${loaded.ops} ops (${plan.did}; ${since(start)} in all)`);
+  return { addon, libtorch, did: plan.did, cuda: plan.cuda, ops: loaded.ops };
 }
 
 type Plan = Pick<SetupResult, 'addon' | 'did' | 'cuda'>;
 
-/** The addon in place, by the shortest way. A CUDA part that cannot be built is said and left out. */
+/**
+ * The addon by the shortest way: where it is, in the cache, or built into the cache. A CUDA part that cannot be built is
+ * said and left out.
+ */
 async function build(
   inputs: BuildInputs,
   cuda: BuildInputs['cuda'] | string,
@@ -89,15 +94,12 @@ async function build(
     const placed = inPlace(root, cache);
     if (placed && readRecord(placed)?.key === key) return { addon: placed, did: 'kept', cuda: cudaSays };
     const cached = cachedAddon(cache, key);
-    if (existsSync(cached)) {
-      return { addon: await publish(cached, root, cache), did: 'cached', cuda: cudaSays };
-    }
+    if (existsSync(cached)) return { addon: cached, did: 'cached', cuda: cudaSays };
   }
   const cmake = await findCMake(options.env ?? process.env);
   if (!cmake) throw toolMissing('cmake of at least 3.18', 'apt-get install cmake', 'or pip install cmake');
   try {
-    const built = await buildAddon(inputs, cmake.path, cache, report);
-    return { addon: await publish(built, root, cache), did: 'built', cuda: cudaSays };
+    return { addon: await buildAddon(inputs, cmake.path, cache, report), did: 'built', cuda: cudaSays };
   } catch (error) {
     if (!inputs.cuda || options.cuda === true) throw error;
     report.line(`the CUDA part could not be built; building without it.\n${messageOf(error)}`);
