@@ -21,6 +21,7 @@ export {
   type TypedArray,
 } from './core/dtype.js';
 export { ERRORS, type ErrorCode, ShardloopError } from './core/errors.js';
+export { Generator } from './core/generator.js';
 export * as memory from './core/memory.js';
 export {
   type AutocastOptions,
@@ -51,6 +52,7 @@ export {
   isTensor,
   type Nested,
   ones,
+  type RandomOptions,
   rand,
   randint,
   randn,

@@ -64,6 +64,26 @@ void set_rng_state(const at::Tensor& state) {
 
 void manual_seed(int64_t seed) { at::manual_seed(static_cast<uint64_t>(seed)); }
 
+// Generators of the caller's own, beside the default one. To the dispatcher a generator is always optional.
+at::Generator make_generator(int64_t seed) { return at::detail::createCPUGenerator(static_cast<uint64_t>(seed)); }
+
+at::Generator given(const std::optional<at::Generator>& generator) {
+  if (!generator || !generator->defined()) throw Error("BAD_ARGUMENT", "Expected a generator, received null.");
+  return *generator;
+}
+
+at::Tensor generator_state(std::optional<at::Generator> optional) {
+  at::Generator generator = given(optional);
+  std::lock_guard<std::mutex> lock(generator.mutex());
+  return generator.get_state();
+}
+
+void set_generator_state(std::optional<at::Generator> optional, const at::Tensor& state) {
+  at::Generator generator = given(optional);
+  std::lock_guard<std::mutex> lock(generator.mutex());
+  generator.set_state(state);
+}
+
 // Ranges that a profiler shows; a stack per thread, since they nest.
 thread_local std::vector<std::unique_ptr<at::RecordFunction>> ranges;
 
@@ -88,6 +108,9 @@ TORCH_LIBRARY_FRAGMENT(shardloop, m) {
   m.def("manual_seed(int seed) -> ()", &manual_seed);
   m.def("get_rng_state() -> Tensor", &get_rng_state);
   m.def("set_rng_state(Tensor state) -> ()", &set_rng_state);
+  m.def("generator(int seed) -> Generator?", &make_generator);
+  m.def("generator_state(Generator? generator) -> Tensor", &generator_state);
+  m.def("set_generator_state(Generator? generator, Tensor state) -> ()", &set_generator_state);
   m.def("set_deterministic(bool enabled) -> ()", [](bool enabled) { at::globalContext().setDeterministicAlgorithms(enabled, /*warn_only=*/false); });
   m.def("is_deterministic() -> bool", []() { return at::globalContext().deterministicAlgorithms(); });
   m.def("push_range(str name) -> ()", &push_range);

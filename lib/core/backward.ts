@@ -3,6 +3,7 @@
 import type { Handle } from './binding.js';
 import { runBackward, runGrad } from './engine.js';
 import { describe, ShardloopError } from './errors.js';
+import { checkOptions } from './options.js';
 import { handleOf, type Tensor, wrapOptional } from './tensor-class.js';
 
 /** Options of {@link backward}. */
@@ -44,6 +45,7 @@ export function backward(
 ): void {
   const from = handles('backward', roots);
   const seed = seeds('backward', from.length, gradients);
+  checkOptions('backward', options, ['inputs', 'retainGraph', 'createGraph']);
   const { inputs, createGraph = false, retainGraph = createGraph } = options;
   if (inputs !== undefined && inputs.length === 0) return;
   runBackward(from, seed, handles('backward', inputs ?? []), retainGraph, createGraph);
@@ -67,6 +69,7 @@ export function grad(
   inputs: readonly Tensor[],
   options: GradOptions = {},
 ): (Tensor | null)[] {
+  checkOptions('grad', options, ['gradients', 'retainGraph', 'createGraph', 'allowUnused']);
   const { gradients, createGraph = false, retainGraph = createGraph, allowUnused = false } = options;
   const from = handles('grad', outputs);
   const to = handles('grad', inputs);

@@ -3,6 +3,7 @@
 import { type Handle, type NativeValue, native, raw } from './binding.js';
 import { checkDType, DTYPES, type DType, dtypeOfArray, isTypedArray, type TypedArray } from './dtype.js';
 import { describe, ShardloopError } from './errors.js';
+import { type Generator, generatorHandle } from './generator.js';
 import { checkOptions, checkShape } from './options.js';
 import './ops.js';
 import { type Complex, isTensor, type Tensor, wrap } from './tensor-class.js';
@@ -172,6 +173,21 @@ function packIntegers(values: readonly Value[], dtype: DType): TypedArray {
   return BigInt64Array.from(exact);
 }
 
+/** Options of the random creation functions. */
+export interface RandomOptions extends CreateOptions {
+  /** Draw from this generator instead of the default one. */
+  generator?: Generator;
+}
+
+const RANDOM_OPTIONS = [...CREATE_OPTIONS, 'generator'];
+
+/** `.generator` overloads take null for the default generator. */
+function drawn(op: string, leading: NativeValue[], options: RandomOptions, dtype: DType): Tensor {
+  checkOptions(op.slice('aten::'.length, op.indexOf('.')), options, RANDOM_OPTIONS);
+  const generator = options.generator === undefined ? null : generatorHandle(options.generator);
+  return withGrad(raw(op, ...leading, generator, checkDType(dtype), undefined, options.device), options);
+}
+
 function filled(op: string, shape: readonly number[], options: CreateOptions, value?: NativeValue): Tensor {
   const name = op.slice('aten::'.length);
   checkOptions(name, options, CREATE_OPTIONS);
@@ -207,22 +223,20 @@ export function full(shape: readonly number[], value: number | bigint | boolean,
   return filled('aten::full', shape, { ...options, dtype: options.dtype ?? inferDType([value]) }, value);
 }
 
-/** Numbers from the standard normal distribution, by the default generator. */
-export function randn(shape: readonly number[], options: CreateOptions = {}): Tensor {
-  return filled('aten::randn', shape, options);
+/** Numbers from the standard normal distribution. */
+export function randn(shape: readonly number[], options: RandomOptions = {}): Tensor {
+  return drawn('aten::randn.generator', [checkShape('randn', shape)], options, options.dtype ?? 'float32');
 }
 
-/** Numbers from the uniform distribution on [0, 1), by the default generator. */
-export function rand(shape: readonly number[], options: CreateOptions = {}): Tensor {
-  return filled('aten::rand', shape, options);
+/** Numbers from the uniform distribution on [0, 1). */
+export function rand(shape: readonly number[], options: RandomOptions = {}): Tensor {
+  return drawn('aten::rand.generator', [checkShape('rand', shape)], options, options.dtype ?? 'float32');
 }
 
 /** Integers from `low` up to `high` - 1, each as likely, int64 unless said otherwise. */
-export function randint(low: number, high: number, shape: readonly number[], options: CreateOptions = {}): Tensor {
-  checkOptions('randint', options, CREATE_OPTIONS);
-  const size = checkShape('randint', shape);
-  const dtype = checkDType(options.dtype ?? 'int64');
-  return withGrad(raw('aten::randint.low', low, high, size, dtype, undefined, options.device), options);
+export function randint(low: number, high: number, shape: readonly number[], options: RandomOptions = {}): Tensor {
+  const leading = [low, high, checkShape('randint', shape)];
+  return drawn('aten::randint.low_generator', leading, options, options.dtype ?? 'int64');
 }
 
 /** The identity matrix of n rows and `columns` (n unless given) columns, float32 unless said otherwise. */

@@ -24,6 +24,7 @@ export {
   type TypedArray,
 } from './dtype.js';
 export { describe, ERRORS, type ErrorCode, ShardloopError } from './errors.js';
+export { Generator } from './generator.js';
 export * as memory from './memory.js';
 export {
   type AutocastOptions,
@@ -54,6 +55,7 @@ export {
   isTensor,
   type Nested,
   ones,
+  type RandomOptions,
   rand,
   randint,
   randn,

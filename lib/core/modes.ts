@@ -3,6 +3,7 @@
 import { raw } from './binding.js';
 import { checkDType, type DType } from './dtype.js';
 import { describe, ShardloopError } from './errors.js';
+import { checkOptions } from './options.js';
 
 function checkFunction(name: string, fn: unknown): void {
   if (typeof fn !== 'function') {
@@ -63,6 +64,7 @@ export interface AutocastOptions {
  */
 export function autocast<T>(options: AutocastOptions, fn: () => T): T {
   checkFunction('autocast', fn);
+  checkOptions('autocast', options, ['dtype', 'enabled', 'device']);
   const { dtype = 'bfloat16', enabled = true, device = 'cpu' } = options;
   if (dtype !== 'bfloat16' && dtype !== 'float16') {
     throw new ShardloopError('BAD_ARGUMENT', `autocast: expected bfloat16 or float16, received ${describe(dtype)}`);

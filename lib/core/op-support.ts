@@ -3,6 +3,7 @@
 import type { Handle, NativeValue } from './binding.js';
 import { isDType } from './dtype.js';
 import { describe, ShardloopError } from './errors.js';
+import { generatorHandle } from './generator.js';
 import { unknownOption } from './options.js';
 import { handleOf, isTensor } from './tensor-class.js';
 
@@ -20,7 +21,7 @@ export type Scalar =
 /** An options object whose keys were checked. */
 export type Options = Readonly<Record<string, unknown>>;
 
-// How Tensors cross: h one, hn one or null, hs a list; with o behind, undefined stays undefined (the default).
+// How Tensors cross: h one, hn one or null, hs a list, hgo a generator; with o behind, undefined stays undefined (the default).
 
 export { handleOf as h };
 
@@ -45,6 +46,10 @@ export function hs(value: unknown): (Handle | null)[] {
 
 export function hso(value: unknown): (Handle | null)[] | undefined {
   return value === undefined ? undefined : hs(value);
+}
+
+export function hgo(value: unknown): Handle | null | undefined {
+  return value === undefined || value === null ? value : generatorHandle(value);
 }
 
 /** A native result that is an array, as one. */

@@ -3,7 +3,8 @@
 // what is left out and why.
 import { bridge, opId as id } from './binding.js';
 import { type DType, isDType, type Layout, type MemoryFormat } from './dtype.js';
-import { given, h, hn, hno, ho, hs, hso, isDevice, isOptions, isPlainArray, isScalar, isTensors, list, only, option } from './op-support.js';
+import type { Generator } from './generator.js';
+import { given, h, hgo, hn, hno, ho, hs, hso, isDevice, isOptions, isPlainArray, isScalar, isTensors, list, only, option } from './op-support.js';
 import { type Int, known, needed, type Scalar } from './op-support.js';
 import { installMethods, isTensor, type Item, type Tensor, wrap as w, wrapOptional as wn } from './tensor-class.js';
 
@@ -1420,8 +1421,12 @@ export function _safe_softmax(self: Tensor, dim: Int, options?: { dtype?: DType 
 
 let $198: number | undefined;
 /** `aten::_sample_dirichlet(Tensor self, Generator? generator=None) -> Tensor` */
-export function _sample_dirichlet(self: Tensor): Tensor {
-  return w(b.call(($198 ??= id('aten::_sample_dirichlet')), h(self)));
+export function _sample_dirichlet(self: Tensor, options?: { generator?: Generator | null }): Tensor {
+  if (options === undefined) {
+    return w(b.call(($198 ??= id('aten::_sample_dirichlet')), h(self)));
+  }
+  known('_sample_dirichlet', options, ['generator']);
+  return w(b.call(($198 ??= id('aten::_sample_dirichlet')), h(self), hgo(options.generator)));
 }
 
 let $199: number | undefined;
@@ -1703,8 +1708,12 @@ export function _stack(tensors: readonly Tensor[], options?: { dim?: Int }): Ten
 
 let $227: number | undefined;
 /** `aten::_standard_gamma(Tensor self, Generator? generator=None) -> Tensor` */
-export function _standard_gamma(self: Tensor): Tensor {
-  return w(b.call(($227 ??= id('aten::_standard_gamma')), h(self)));
+export function _standard_gamma(self: Tensor, options?: { generator?: Generator | null }): Tensor {
+  if (options === undefined) {
+    return w(b.call(($227 ??= id('aten::_standard_gamma')), h(self)));
+  }
+  known('_standard_gamma', options, ['generator']);
+  return w(b.call(($227 ??= id('aten::_standard_gamma')), h(self), hgo(options.generator)));
 }
 
 let $228: number | undefined;
@@ -2709,16 +2718,28 @@ let $350: number | undefined, $351: number | undefined, $352: number | undefined
  * - `aten::bernoulli.p(Tensor self, float p, *, Generator? generator=None) -> Tensor`
  * - `aten::bernoulli.Tensor(Tensor self, Tensor p, *, Generator? generator=None) -> Tensor`
  */
-export function bernoulli(self: Tensor): Tensor;
-export function bernoulli(self: Tensor, p: Tensor | number): Tensor;
-export function bernoulli(a0: unknown, a1?: unknown): unknown {
-  if (a1 === undefined) {
-    return w(b.call(($350 ??= id('aten::bernoulli')), h(a0)));
+export function bernoulli(self: Tensor, options?: { generator?: Generator | null }): Tensor;
+export function bernoulli(self: Tensor, p: Tensor | number, options?: { generator?: Generator | null }): Tensor;
+export function bernoulli(a0: unknown, a1?: unknown, a2?: unknown): unknown {
+  if ((isOptions(a1) || a1 === undefined)) {
+    if (a1 === undefined) {
+      return w(b.call(($350 ??= id('aten::bernoulli')), h(a0)));
+    }
+    const o = known('bernoulli', a1, ['generator']);
+    return w(b.call(($350 ??= id('aten::bernoulli')), h(a0), hgo(o.generator)));
   }
   if (typeof a1 === 'number') {
-    return w(b.call(($351 ??= id('aten::bernoulli.p')), h(a0), a1 as never));
+    if (a2 === undefined) {
+      return w(b.call(($351 ??= id('aten::bernoulli.p')), h(a0), a1 as never));
+    }
+    const o = known('bernoulli', a2, ['generator']);
+    return w(b.call(($351 ??= id('aten::bernoulli.p')), h(a0), a1 as never, hgo(o.generator)));
   }
-  return w(b.call(($352 ??= id('aten::bernoulli.Tensor')), h(a0), h(a1)));
+  if (a2 === undefined) {
+    return w(b.call(($352 ??= id('aten::bernoulli.Tensor')), h(a0), h(a1)));
+  }
+  const o = known('bernoulli', a2, ['generator']);
+  return w(b.call(($352 ??= id('aten::bernoulli.Tensor')), h(a0), h(a1), hgo(o.generator)));
 }
 
 let $353: number | undefined, $354: number | undefined;
@@ -2726,19 +2747,24 @@ let $353: number | undefined, $354: number | undefined;
  * - `aten::bernoulli_.Tensor(Tensor(a!) self, Tensor p, *, Generator? generator=None) -> Tensor(a!)`
  * - `aten::bernoulli_.float(Tensor(a!) self, float p=0.5, *, Generator? generator=None) -> Tensor(a!)`
  */
-export function bernoulli_(self: Tensor, p: Tensor): Tensor;
-export function bernoulli_(self: Tensor, options?: { p?: number }): Tensor;
-export function bernoulli_(a0: unknown, a1?: unknown): unknown {
+export function bernoulli_(self: Tensor, p: Tensor, options?: { generator?: Generator | null }): Tensor;
+export function bernoulli_(self: Tensor, options?: { p?: number; generator?: Generator | null }): Tensor;
+export function bernoulli_(a0: unknown, a1?: unknown, a2?: unknown): unknown {
   if (isTensor(a1)) {
-    b.call(($353 ??= id('aten::bernoulli_.Tensor')), h(a0), h(a1));
+    if (a2 === undefined) {
+      b.call(($353 ??= id('aten::bernoulli_.Tensor')), h(a0), h(a1));
+      return a0 as Tensor;
+    }
+    const o = known('bernoulli_', a2, ['generator']);
+    b.call(($353 ??= id('aten::bernoulli_.Tensor')), h(a0), h(a1), hgo(o.generator));
     return a0 as Tensor;
   }
   if (a1 === undefined) {
     b.call(($354 ??= id('aten::bernoulli_.float')), h(a0));
     return a0 as Tensor;
   }
-  const o = known('bernoulli_', a1, ['p']);
-  b.call(($354 ??= id('aten::bernoulli_.float')), h(a0), o.p as never);
+  const o = known('bernoulli_', a1, ['p', 'generator']);
+  b.call(($354 ??= id('aten::bernoulli_.float')), h(a0), o.p as never, hgo(o.generator));
   return a0 as Tensor;
 }
 
@@ -2794,8 +2820,12 @@ export function bincount(self: Tensor, options?: { weights?: Tensor | null; minl
 
 let $360: number | undefined;
 /** `aten::binomial(Tensor count, Tensor prob, Generator? generator=None) -> Tensor` */
-export function binomial(count: Tensor, prob: Tensor): Tensor {
-  return w(b.call(($360 ??= id('aten::binomial')), h(count), h(prob)));
+export function binomial(count: Tensor, prob: Tensor, options?: { generator?: Generator | null }): Tensor {
+  if (options === undefined) {
+    return w(b.call(($360 ??= id('aten::binomial')), h(count), h(prob)));
+  }
+  known('binomial', options, ['generator']);
+  return w(b.call(($360 ??= id('aten::binomial')), h(count), h(prob), hgo(options.generator)));
 }
 
 let $361: number | undefined, $362: number | undefined, $363: number | undefined;
@@ -3075,23 +3105,23 @@ export function cat(tensors: readonly Tensor[], options?: { dim?: Int }): Tensor
 
 let $400: number | undefined;
 /** `aten::cauchy(Tensor self, float median=0., float sigma=1., *, Generator? generator=None) -> Tensor` */
-export function cauchy(self: Tensor, options?: { median?: number; sigma?: number }): Tensor {
+export function cauchy(self: Tensor, options?: { median?: number; sigma?: number; generator?: Generator | null }): Tensor {
   if (options === undefined) {
     return w(b.call(($400 ??= id('aten::cauchy')), h(self)));
   }
-  known('cauchy', options, ['median', 'sigma']);
-  return w(b.call(($400 ??= id('aten::cauchy')), h(self), options.median, options.sigma));
+  known('cauchy', options, ['median', 'sigma', 'generator']);
+  return w(b.call(($400 ??= id('aten::cauchy')), h(self), options.median, options.sigma, hgo(options.generator)));
 }
 
 let $401: number | undefined;
 /** `aten::cauchy_(Tensor(a!) self, float median=0., float sigma=1., *, Generator? generator=None) -> Tensor(a!)` */
-export function cauchy_(self: Tensor, options?: { median?: number; sigma?: number }): Tensor {
+export function cauchy_(self: Tensor, options?: { median?: number; sigma?: number; generator?: Generator | null }): Tensor {
   if (options === undefined) {
     b.call(($401 ??= id('aten::cauchy_')), h(self));
     return self;
   }
-  known('cauchy_', options, ['median', 'sigma']);
-  b.call(($401 ??= id('aten::cauchy_')), h(self), options.median, options.sigma);
+  known('cauchy_', options, ['median', 'sigma', 'generator']);
+  b.call(($401 ??= id('aten::cauchy_')), h(self), options.median, options.sigma, hgo(options.generator));
   return self;
 }
 
@@ -4517,23 +4547,23 @@ export function expm1_(self: Tensor): Tensor {
 
 let $577: number | undefined;
 /** `aten::exponential(Tensor self, float lambd=1., *, Generator? generator=None) -> Tensor` */
-export function exponential(self: Tensor, options?: { lambd?: number }): Tensor {
+export function exponential(self: Tensor, options?: { lambd?: number; generator?: Generator | null }): Tensor {
   if (options === undefined) {
     return w(b.call(($577 ??= id('aten::exponential')), h(self)));
   }
-  known('exponential', options, ['lambd']);
-  return w(b.call(($577 ??= id('aten::exponential')), h(self), options.lambd));
+  known('exponential', options, ['lambd', 'generator']);
+  return w(b.call(($577 ??= id('aten::exponential')), h(self), options.lambd, hgo(options.generator)));
 }
 
 let $578: number | undefined;
 /** `aten::exponential_(Tensor(a!) self, float lambd=1., *, Generator? generator=None) -> Tensor(a!)` */
-export function exponential_(self: Tensor, options?: { lambd?: number }): Tensor {
+export function exponential_(self: Tensor, options?: { lambd?: number; generator?: Generator | null }): Tensor {
   if (options === undefined) {
     b.call(($578 ??= id('aten::exponential_')), h(self));
     return self;
   }
-  known('exponential_', options, ['lambd']);
-  b.call(($578 ??= id('aten::exponential_')), h(self), options.lambd);
+  known('exponential_', options, ['lambd', 'generator']);
+  b.call(($578 ??= id('aten::exponential_')), h(self), options.lambd, hgo(options.generator));
   return self;
 }
 
@@ -5239,14 +5269,23 @@ export function gelu_backward(grad_output: Tensor, self: Tensor, options?: { app
 
 let $666: number | undefined;
 /** `aten::geometric(Tensor self, float p, *, Generator? generator=None) -> Tensor` */
-export function geometric(self: Tensor, p: number): Tensor {
-  return w(b.call(($666 ??= id('aten::geometric')), h(self), p));
+export function geometric(self: Tensor, p: number, options?: { generator?: Generator | null }): Tensor {
+  if (options === undefined) {
+    return w(b.call(($666 ??= id('aten::geometric')), h(self), p));
+  }
+  known('geometric', options, ['generator']);
+  return w(b.call(($666 ??= id('aten::geometric')), h(self), p, hgo(options.generator)));
 }
 
 let $667: number | undefined;
 /** `aten::geometric_(Tensor(a!) self, float p, *, Generator? generator=None) -> Tensor(a!)` */
-export function geometric_(self: Tensor, p: number): Tensor {
-  b.call(($667 ??= id('aten::geometric_')), h(self), p);
+export function geometric_(self: Tensor, p: number, options?: { generator?: Generator | null }): Tensor {
+  if (options === undefined) {
+    b.call(($667 ??= id('aten::geometric_')), h(self), p);
+    return self;
+  }
+  known('geometric_', options, ['generator']);
+  b.call(($667 ??= id('aten::geometric_')), h(self), p, hgo(options.generator));
   return self;
 }
 
@@ -7066,23 +7105,23 @@ export function log_(self: Tensor): Tensor {
 
 let $893: number | undefined;
 /** `aten::log_normal(Tensor self, float mean=1., float std=2., *, Generator? generator=None) -> Tensor` */
-export function log_normal(self: Tensor, options?: { mean?: number; std?: number }): Tensor {
+export function log_normal(self: Tensor, options?: { mean?: number; std?: number; generator?: Generator | null }): Tensor {
   if (options === undefined) {
     return w(b.call(($893 ??= id('aten::log_normal')), h(self)));
   }
-  known('log_normal', options, ['mean', 'std']);
-  return w(b.call(($893 ??= id('aten::log_normal')), h(self), options.mean, options.std));
+  known('log_normal', options, ['mean', 'std', 'generator']);
+  return w(b.call(($893 ??= id('aten::log_normal')), h(self), options.mean, options.std, hgo(options.generator)));
 }
 
 let $894: number | undefined;
 /** `aten::log_normal_(Tensor(a!) self, float mean=1., float std=2., *, Generator? generator=None) -> Tensor(a!)` */
-export function log_normal_(self: Tensor, options?: { mean?: number; std?: number }): Tensor {
+export function log_normal_(self: Tensor, options?: { mean?: number; std?: number; generator?: Generator | null }): Tensor {
   if (options === undefined) {
     b.call(($894 ??= id('aten::log_normal_')), h(self));
     return self;
   }
-  known('log_normal_', options, ['mean', 'std']);
-  b.call(($894 ??= id('aten::log_normal_')), h(self), options.mean, options.std);
+  known('log_normal_', options, ['mean', 'std', 'generator']);
+  b.call(($894 ??= id('aten::log_normal_')), h(self), options.mean, options.std, hgo(options.generator));
   return self;
 }
 
@@ -7857,12 +7896,12 @@ export function multilabel_margin_loss_forward(self: Tensor, target: Tensor, red
 
 let $994: number | undefined;
 /** `aten::multinomial(Tensor self, SymInt num_samples, bool replacement=False, *, Generator? generator=None) -> Tensor` */
-export function multinomial(self: Tensor, num_samples: Int, options?: { replacement?: boolean }): Tensor {
+export function multinomial(self: Tensor, num_samples: Int, options?: { replacement?: boolean; generator?: Generator | null }): Tensor {
   if (options === undefined) {
     return w(b.call(($994 ??= id('aten::multinomial')), h(self), num_samples));
   }
-  known('multinomial', options, ['replacement']);
-  return w(b.call(($994 ??= id('aten::multinomial')), h(self), num_samples, options.replacement));
+  known('multinomial', options, ['replacement', 'generator']);
+  return w(b.call(($994 ??= id('aten::multinomial')), h(self), num_samples, options.replacement, hgo(options.generator)));
 }
 
 let $995: number | undefined, $996: number | undefined;
@@ -8349,50 +8388,58 @@ let $1055: number | undefined, $1056: number | undefined, $1057: number | undefi
  * - `aten::normal.Tensor_float(Tensor mean, float std=1., *, Generator? generator=None) -> Tensor`
  * - `aten::normal.float_float(float mean, float std, SymInt[] size, *, Generator? generator=None, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor`
  */
-export function normal(mean: Tensor | number, std: Tensor): Tensor;
-export function normal(mean: Tensor, options?: { std?: number }): Tensor;
-export function normal(mean: number, std: number, size: readonly Int[], options?: { dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null }): Tensor;
+export function normal(mean: Tensor | number, std: Tensor, options?: { generator?: Generator | null }): Tensor;
+export function normal(mean: Tensor, options?: { std?: number; generator?: Generator | null }): Tensor;
+export function normal(mean: number, std: number, size: readonly Int[], options?: { generator?: Generator | null; dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null }): Tensor;
 export function normal(a0: unknown, a1?: unknown, a2?: unknown, a3?: unknown): unknown {
   if (typeof a0 === 'number' && isTensor(a1)) {
-    return w(b.call(($1055 ??= id('aten::normal.float_Tensor')), a0 as never, h(a1)));
+    if (a2 === undefined) {
+      return w(b.call(($1055 ??= id('aten::normal.float_Tensor')), a0 as never, h(a1)));
+    }
+    const o = known('normal', a2, ['generator']);
+    return w(b.call(($1055 ??= id('aten::normal.float_Tensor')), a0 as never, h(a1), hgo(o.generator)));
   }
   if (isTensor(a1)) {
-    return w(b.call(($1056 ??= id('aten::normal.Tensor_Tensor')), h(a0), h(a1)));
+    if (a2 === undefined) {
+      return w(b.call(($1056 ??= id('aten::normal.Tensor_Tensor')), h(a0), h(a1)));
+    }
+    const o = known('normal', a2, ['generator']);
+    return w(b.call(($1056 ??= id('aten::normal.Tensor_Tensor')), h(a0), h(a1), hgo(o.generator)));
   }
   if (isTensor(a0)) {
     if (a1 === undefined) {
       return w(b.call(($1057 ??= id('aten::normal.Tensor_float')), h(a0)));
     }
-    const o = known('normal', a1, ['std']);
-    return w(b.call(($1057 ??= id('aten::normal.Tensor_float')), h(a0), o.std as never));
+    const o = known('normal', a1, ['std', 'generator']);
+    return w(b.call(($1057 ??= id('aten::normal.Tensor_float')), h(a0), o.std as never, hgo(o.generator)));
   }
   if (a3 === undefined) {
     return w(b.call(($1058 ??= id('aten::normal.float_float')), a0 as never, a1 as never, a2 as never));
   }
-  const o = known('normal', a3, ['dtype', 'layout', 'device', 'pin_memory']);
-  return w(b.call(($1058 ??= id('aten::normal.float_float')), a0 as never, a1 as never, a2 as never, undefined, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
+  const o = known('normal', a3, ['generator', 'dtype', 'layout', 'device', 'pin_memory']);
+  return w(b.call(($1058 ??= id('aten::normal.float_float')), a0 as never, a1 as never, a2 as never, hgo(o.generator), o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
 }
 
 let $1059: number | undefined;
 /** `aten::normal_(Tensor(a!) self, float mean=0., float std=1., *, Generator? generator=None) -> Tensor(a!)` */
-export function normal_(self: Tensor, options?: { mean?: number; std?: number }): Tensor {
+export function normal_(self: Tensor, options?: { mean?: number; std?: number; generator?: Generator | null }): Tensor {
   if (options === undefined) {
     b.call(($1059 ??= id('aten::normal_')), h(self));
     return self;
   }
-  known('normal_', options, ['mean', 'std']);
-  b.call(($1059 ??= id('aten::normal_')), h(self), options.mean, options.std);
+  known('normal_', options, ['mean', 'std', 'generator']);
+  b.call(($1059 ??= id('aten::normal_')), h(self), options.mean, options.std, hgo(options.generator));
   return self;
 }
 
 let $1060: number | undefined;
 /** `aten::normal_functional(Tensor self, float mean=0., float std=1., *, Generator? generator=None) -> Tensor` */
-export function normal_functional(self: Tensor, options?: { mean?: number; std?: number }): Tensor {
+export function normal_functional(self: Tensor, options?: { mean?: number; std?: number; generator?: Generator | null }): Tensor {
   if (options === undefined) {
     return w(b.call(($1060 ??= id('aten::normal_functional')), h(self)));
   }
-  known('normal_functional', options, ['mean', 'std']);
-  return w(b.call(($1060 ??= id('aten::normal_functional')), h(self), options.mean, options.std));
+  known('normal_functional', options, ['mean', 'std', 'generator']);
+  return w(b.call(($1060 ??= id('aten::normal_functional')), h(self), options.mean, options.std, hgo(options.generator)));
 }
 
 let $1061: number | undefined, $1062: number | undefined;
@@ -8595,8 +8642,12 @@ export function pixel_unshuffle(self: Tensor, downscale_factor: Int): Tensor {
 
 let $1085: number | undefined;
 /** `aten::poisson(Tensor self, Generator? generator=None) -> Tensor` */
-export function poisson(self: Tensor): Tensor {
-  return w(b.call(($1085 ??= id('aten::poisson')), h(self)));
+export function poisson(self: Tensor, options?: { generator?: Generator | null }): Tensor {
+  if (options === undefined) {
+    return w(b.call(($1085 ??= id('aten::poisson')), h(self)));
+  }
+  known('poisson', options, ['generator']);
+  return w(b.call(($1085 ??= id('aten::poisson')), h(self), hgo(options.generator)));
 }
 
 let $1086: number | undefined;
@@ -8814,150 +8865,261 @@ export function rad2deg_(self: Tensor): Tensor {
   return self;
 }
 
-let $1116: number | undefined;
-/** `aten::rand(SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor` */
-export function rand(size: readonly Int[], options?: { dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null }): Tensor {
-  if (options === undefined) {
-    return w(b.call(($1116 ??= id('aten::rand')), size));
+let $1116: number | undefined, $1117: number | undefined;
+/**
+ * - `aten::rand(SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor`
+ * - `aten::rand.generator(SymInt[] size, *, Generator? generator, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor`
+ */
+export function rand(size: readonly Int[], options?: { dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null }): Tensor;
+export function rand(size: readonly Int[], options: { generator: Generator | null; dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null }): Tensor;
+export function rand(a0: unknown, a1?: unknown): unknown {
+  if (!given(a1, 'generator')) {
+    if (a1 === undefined) {
+      return w(b.call(($1116 ??= id('aten::rand')), a0 as never));
+    }
+    const o = known('rand', a1, ['dtype', 'layout', 'device', 'pin_memory']);
+    return w(b.call(($1116 ??= id('aten::rand')), a0 as never, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
   }
-  known('rand', options, ['dtype', 'layout', 'device', 'pin_memory']);
-  return w(b.call(($1116 ??= id('aten::rand')), size, options.dtype, options.layout, options.device, options.pin_memory));
-}
-
-let $1117: number | undefined;
-/** `aten::rand_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor` */
-export function rand_like(self: Tensor, options?: { dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null; memory_format?: MemoryFormat | null }): Tensor {
-  if (options === undefined) {
-    return w(b.call(($1117 ??= id('aten::rand_like')), h(self)));
-  }
-  known('rand_like', options, ['dtype', 'layout', 'device', 'pin_memory', 'memory_format']);
-  return w(b.call(($1117 ??= id('aten::rand_like')), h(self), options.dtype, options.layout, options.device, options.pin_memory, options.memory_format));
+  needed('rand', a1, ['generator']);
+  const o = known('rand', a1, ['generator', 'dtype', 'layout', 'device', 'pin_memory']);
+  return w(b.call(($1117 ??= id('aten::rand.generator')), a0 as never, hgo(o.generator), o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
 }
 
 let $1118: number | undefined, $1119: number | undefined;
 /**
- * - `aten::randint(SymInt high, SymInt[] size, *, ScalarType? dtype=4, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor`
- * - `aten::randint.low(SymInt low, SymInt high, SymInt[] size, *, ScalarType? dtype=4, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor`
+ * - `aten::rand_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor`
+ * - `aten::rand_like.generator(Tensor self, *, Generator? generator, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor`
  */
-export function randint(high: Int, size: readonly Int[], options?: { dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null }): Tensor;
-export function randint(low: Int, high: Int, size: readonly Int[], options?: { dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null }): Tensor;
-export function randint(a0: unknown, a1: unknown, a2?: unknown, a3?: unknown): unknown {
-  if (isPlainArray(a1)) {
-    if (a2 === undefined) {
-      return w(b.call(($1118 ??= id('aten::randint')), a0 as never, a1 as never));
+export function rand_like(self: Tensor, options?: { dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null; memory_format?: MemoryFormat | null }): Tensor;
+export function rand_like(self: Tensor, options: { generator: Generator | null; dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null; memory_format?: MemoryFormat | null }): Tensor;
+export function rand_like(a0: unknown, a1?: unknown): unknown {
+  if (!given(a1, 'generator')) {
+    if (a1 === undefined) {
+      return w(b.call(($1118 ??= id('aten::rand_like')), h(a0)));
     }
-    const o = known('randint', a2, ['dtype', 'layout', 'device', 'pin_memory']);
-    return w(b.call(($1118 ??= id('aten::randint')), a0 as never, a1 as never, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
+    const o = known('rand_like', a1, ['dtype', 'layout', 'device', 'pin_memory', 'memory_format']);
+    return w(b.call(($1118 ??= id('aten::rand_like')), h(a0), o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never, o.memory_format as never));
   }
-  if (a3 === undefined) {
-    return w(b.call(($1119 ??= id('aten::randint.low')), a0 as never, a1 as never, a2 as never));
-  }
-  const o = known('randint', a3, ['dtype', 'layout', 'device', 'pin_memory']);
-  return w(b.call(($1119 ??= id('aten::randint.low')), a0 as never, a1 as never, a2 as never, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
+  needed('rand_like', a1, ['generator']);
+  const o = known('rand_like', a1, ['generator', 'dtype', 'layout', 'device', 'pin_memory', 'memory_format']);
+  return w(b.call(($1119 ??= id('aten::rand_like.generator')), h(a0), hgo(o.generator), o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never, o.memory_format as never));
 }
 
-let $1120: number | undefined, $1121: number | undefined, $1122: number | undefined;
+let $1120: number | undefined, $1121: number | undefined, $1122: number | undefined, $1123: number | undefined;
+/**
+ * - `aten::randint(SymInt high, SymInt[] size, *, ScalarType? dtype=4, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor`
+ * - `aten::randint.low(SymInt low, SymInt high, SymInt[] size, *, ScalarType? dtype=4, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor`
+ * - `aten::randint.generator(SymInt high, SymInt[] size, *, Generator? generator, ScalarType? dtype=4, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor`
+ * - `aten::randint.low_generator(SymInt low, SymInt high, SymInt[] size, *, Generator? generator, ScalarType? dtype=4, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor`
+ */
+export function randint(high: Int, size: readonly Int[], options?: { dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null }): Tensor;
+export function randint(high: Int, size: readonly Int[], options: { generator: Generator | null; dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null }): Tensor;
+export function randint(low: Int, high: Int, size: readonly Int[], options?: { dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null }): Tensor;
+export function randint(low: Int, high: Int, size: readonly Int[], options: { generator: Generator | null; dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null }): Tensor;
+export function randint(a0: unknown, a1: unknown, a2?: unknown, a3?: unknown): unknown {
+  if (isPlainArray(a1) && !given(a2, 'generator')) {
+    if (a2 === undefined) {
+      return w(b.call(($1120 ??= id('aten::randint')), a0 as never, a1 as never));
+    }
+    const o = known('randint', a2, ['dtype', 'layout', 'device', 'pin_memory']);
+    return w(b.call(($1120 ??= id('aten::randint')), a0 as never, a1 as never, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
+  }
+  if ((typeof a1 === 'number' || typeof a1 === 'bigint') && !given(a3, 'generator')) {
+    if (a3 === undefined) {
+      return w(b.call(($1121 ??= id('aten::randint.low')), a0 as never, a1 as never, a2 as never));
+    }
+    const o = known('randint', a3, ['dtype', 'layout', 'device', 'pin_memory']);
+    return w(b.call(($1121 ??= id('aten::randint.low')), a0 as never, a1 as never, a2 as never, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
+  }
+  if (isPlainArray(a1)) {
+    needed('randint', a2, ['generator']);
+    const o = known('randint', a2, ['generator', 'dtype', 'layout', 'device', 'pin_memory']);
+    return w(b.call(($1122 ??= id('aten::randint.generator')), a0 as never, a1 as never, hgo(o.generator), o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
+  }
+  needed('randint', a3, ['generator']);
+  const o = known('randint', a3, ['generator', 'dtype', 'layout', 'device', 'pin_memory']);
+  return w(b.call(($1123 ??= id('aten::randint.low_generator')), a0 as never, a1 as never, a2 as never, hgo(o.generator), o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
+}
+
+let $1124: number | undefined, $1125: number | undefined, $1126: number | undefined, $1127: number | undefined, $1128: number | undefined, $1129: number | undefined;
 /**
  * - `aten::randint_like(Tensor self, SymInt high, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor`
  * - `aten::randint_like.low_dtype(Tensor self, SymInt low, SymInt high, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor`
  * - `aten::randint_like.Tensor(Tensor self, Tensor high, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor`
+ * - `aten::randint_like.generator(Tensor self, SymInt high, *, Generator? generator, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor`
+ * - `aten::randint_like.low_generator_dtype(Tensor self, SymInt low, SymInt high, *, Generator? generator, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor`
+ * - `aten::randint_like.Tensor_generator(Tensor self, Tensor high, *, Generator? generator, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor`
  */
 export function randint_like(self: Tensor, high: Int | Tensor, options?: { dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null; memory_format?: MemoryFormat | null }): Tensor;
+export function randint_like(self: Tensor, high: Tensor | Int, options: { generator: Generator | null; dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null; memory_format?: MemoryFormat | null }): Tensor;
 export function randint_like(self: Tensor, low: Int, high: Int, options?: { dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null; memory_format?: MemoryFormat | null }): Tensor;
+export function randint_like(self: Tensor, low: Int, high: Int, options: { generator: Generator | null; dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null; memory_format?: MemoryFormat | null }): Tensor;
 export function randint_like(a0: unknown, a1: unknown, a2?: unknown, a3?: unknown): unknown {
-  if ((typeof a1 === 'number' || typeof a1 === 'bigint') && (isOptions(a2) || a2 === undefined)) {
+  if ((typeof a1 === 'number' || typeof a1 === 'bigint') && (isOptions(a2) || a2 === undefined) && !given(a2, 'generator')) {
     if (a2 === undefined) {
-      return w(b.call(($1120 ??= id('aten::randint_like')), h(a0), a1 as never));
+      return w(b.call(($1124 ??= id('aten::randint_like')), h(a0), a1 as never));
     }
     const o = known('randint_like', a2, ['dtype', 'layout', 'device', 'pin_memory', 'memory_format']);
-    return w(b.call(($1120 ??= id('aten::randint_like')), h(a0), a1 as never, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never, o.memory_format as never));
+    return w(b.call(($1124 ??= id('aten::randint_like')), h(a0), a1 as never, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never, o.memory_format as never));
   }
-  if ((typeof a1 === 'number' || typeof a1 === 'bigint')) {
+  if ((typeof a2 === 'number' || typeof a2 === 'bigint') && !given(a3, 'generator')) {
     if (a3 === undefined) {
-      return w(b.call(($1121 ??= id('aten::randint_like.low_dtype')), h(a0), a1 as never, a2 as never));
+      return w(b.call(($1125 ??= id('aten::randint_like.low_dtype')), h(a0), a1 as never, a2 as never));
     }
     const o = known('randint_like', a3, ['dtype', 'layout', 'device', 'pin_memory', 'memory_format']);
-    return w(b.call(($1121 ??= id('aten::randint_like.low_dtype')), h(a0), a1 as never, a2 as never, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never, o.memory_format as never));
+    return w(b.call(($1125 ??= id('aten::randint_like.low_dtype')), h(a0), a1 as never, a2 as never, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never, o.memory_format as never));
   }
-  if (a2 === undefined) {
-    return w(b.call(($1122 ??= id('aten::randint_like.Tensor')), h(a0), h(a1)));
+  if (isTensor(a1) && !given(a2, 'generator')) {
+    if (a2 === undefined) {
+      return w(b.call(($1126 ??= id('aten::randint_like.Tensor')), h(a0), h(a1)));
+    }
+    const o = known('randint_like', a2, ['dtype', 'layout', 'device', 'pin_memory', 'memory_format']);
+    return w(b.call(($1126 ??= id('aten::randint_like.Tensor')), h(a0), h(a1), o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never, o.memory_format as never));
   }
-  const o = known('randint_like', a2, ['dtype', 'layout', 'device', 'pin_memory', 'memory_format']);
-  return w(b.call(($1122 ??= id('aten::randint_like.Tensor')), h(a0), h(a1), o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never, o.memory_format as never));
+  if ((typeof a1 === 'number' || typeof a1 === 'bigint') && isOptions(a2)) {
+    needed('randint_like', a2, ['generator']);
+    const o = known('randint_like', a2, ['generator', 'dtype', 'layout', 'device', 'pin_memory', 'memory_format']);
+    return w(b.call(($1127 ??= id('aten::randint_like.generator')), h(a0), a1 as never, hgo(o.generator), o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never, o.memory_format as never));
+  }
+  if ((typeof a1 === 'number' || typeof a1 === 'bigint')) {
+    needed('randint_like', a3, ['generator']);
+    const o = known('randint_like', a3, ['generator', 'dtype', 'layout', 'device', 'pin_memory', 'memory_format']);
+    return w(b.call(($1128 ??= id('aten::randint_like.low_generator_dtype')), h(a0), a1 as never, a2 as never, hgo(o.generator), o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never, o.memory_format as never));
+  }
+  needed('randint_like', a2, ['generator']);
+  const o = known('randint_like', a2, ['generator', 'dtype', 'layout', 'device', 'pin_memory', 'memory_format']);
+  return w(b.call(($1129 ??= id('aten::randint_like.Tensor_generator')), h(a0), h(a1), hgo(o.generator), o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never, o.memory_format as never));
 }
 
-let $1123: number | undefined;
-/** `aten::randn(SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor` */
-export function randn(size: readonly Int[], options?: { dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null }): Tensor {
-  if (options === undefined) {
-    return w(b.call(($1123 ??= id('aten::randn')), size));
+let $1130: number | undefined, $1131: number | undefined;
+/**
+ * - `aten::randn(SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor`
+ * - `aten::randn.generator(SymInt[] size, *, Generator? generator, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor`
+ */
+export function randn(size: readonly Int[], options?: { dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null }): Tensor;
+export function randn(size: readonly Int[], options: { generator: Generator | null; dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null }): Tensor;
+export function randn(a0: unknown, a1?: unknown): unknown {
+  if (!given(a1, 'generator')) {
+    if (a1 === undefined) {
+      return w(b.call(($1130 ??= id('aten::randn')), a0 as never));
+    }
+    const o = known('randn', a1, ['dtype', 'layout', 'device', 'pin_memory']);
+    return w(b.call(($1130 ??= id('aten::randn')), a0 as never, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
   }
-  known('randn', options, ['dtype', 'layout', 'device', 'pin_memory']);
-  return w(b.call(($1123 ??= id('aten::randn')), size, options.dtype, options.layout, options.device, options.pin_memory));
+  needed('randn', a1, ['generator']);
+  const o = known('randn', a1, ['generator', 'dtype', 'layout', 'device', 'pin_memory']);
+  return w(b.call(($1131 ??= id('aten::randn.generator')), a0 as never, hgo(o.generator), o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
 }
 
-let $1124: number | undefined;
-/** `aten::randn_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor` */
-export function randn_like(self: Tensor, options?: { dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null; memory_format?: MemoryFormat | null }): Tensor {
-  if (options === undefined) {
-    return w(b.call(($1124 ??= id('aten::randn_like')), h(self)));
+let $1132: number | undefined, $1133: number | undefined;
+/**
+ * - `aten::randn_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor`
+ * - `aten::randn_like.generator(Tensor self, *, Generator? generator, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor`
+ */
+export function randn_like(self: Tensor, options?: { dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null; memory_format?: MemoryFormat | null }): Tensor;
+export function randn_like(self: Tensor, options: { generator: Generator | null; dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null; memory_format?: MemoryFormat | null }): Tensor;
+export function randn_like(a0: unknown, a1?: unknown): unknown {
+  if (!given(a1, 'generator')) {
+    if (a1 === undefined) {
+      return w(b.call(($1132 ??= id('aten::randn_like')), h(a0)));
+    }
+    const o = known('randn_like', a1, ['dtype', 'layout', 'device', 'pin_memory', 'memory_format']);
+    return w(b.call(($1132 ??= id('aten::randn_like')), h(a0), o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never, o.memory_format as never));
   }
-  known('randn_like', options, ['dtype', 'layout', 'device', 'pin_memory', 'memory_format']);
-  return w(b.call(($1124 ??= id('aten::randn_like')), h(self), options.dtype, options.layout, options.device, options.pin_memory, options.memory_format));
+  needed('randn_like', a1, ['generator']);
+  const o = known('randn_like', a1, ['generator', 'dtype', 'layout', 'device', 'pin_memory', 'memory_format']);
+  return w(b.call(($1133 ??= id('aten::randn_like.generator')), h(a0), hgo(o.generator), o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never, o.memory_format as never));
 }
 
-let $1125: number | undefined, $1126: number | undefined, $1127: number | undefined;
+let $1134: number | undefined, $1135: number | undefined, $1136: number | undefined;
 /**
  * - `aten::random(Tensor self, *, Generator? generator=None) -> Tensor`
  * - `aten::random.from(Tensor self, int from, int? to, *, Generator? generator=None) -> Tensor`
  * - `aten::random.to(Tensor self, int to, *, Generator? generator=None) -> Tensor`
  */
-export function random(self: Tensor): Tensor;
-export function random(self: Tensor, from: Int, to: Int | null): Tensor;
-export function random(self: Tensor, to: Int): Tensor;
-export function random(a0: unknown, a1?: unknown, a2?: unknown): unknown {
-  if (a1 === undefined) {
-    return w(b.call(($1125 ??= id('aten::random')), h(a0)));
+export function random(self: Tensor, options?: { generator?: Generator | null }): Tensor;
+export function random(self: Tensor, from: Int, to: Int | null, options?: { generator?: Generator | null }): Tensor;
+export function random(self: Tensor, to: Int, options?: { generator?: Generator | null }): Tensor;
+export function random(a0: unknown, a1?: unknown, a2?: unknown, a3?: unknown): unknown {
+  if ((isOptions(a1) || a1 === undefined)) {
+    if (a1 === undefined) {
+      return w(b.call(($1134 ??= id('aten::random')), h(a0)));
+    }
+    const o = known('random', a1, ['generator']);
+    return w(b.call(($1134 ??= id('aten::random')), h(a0), hgo(o.generator)));
   }
   if ((typeof a2 === 'number' || typeof a2 === 'bigint' || a2 === null)) {
-    return w(b.call(($1126 ??= id('aten::random.from')), h(a0), a1 as never, a2 as never));
+    if (a3 === undefined) {
+      return w(b.call(($1135 ??= id('aten::random.from')), h(a0), a1 as never, a2 as never));
+    }
+    const o = known('random', a3, ['generator']);
+    return w(b.call(($1135 ??= id('aten::random.from')), h(a0), a1 as never, a2 as never, hgo(o.generator)));
   }
-  return w(b.call(($1127 ??= id('aten::random.to')), h(a0), a1 as never));
+  if (a2 === undefined) {
+    return w(b.call(($1136 ??= id('aten::random.to')), h(a0), a1 as never));
+  }
+  const o = known('random', a2, ['generator']);
+  return w(b.call(($1136 ??= id('aten::random.to')), h(a0), a1 as never, hgo(o.generator)));
 }
 
-let $1128: number | undefined, $1129: number | undefined, $1130: number | undefined;
+let $1137: number | undefined, $1138: number | undefined, $1139: number | undefined;
 /**
  * - `aten::random_(Tensor(a!) self, *, Generator? generator=None) -> Tensor(a!)`
  * - `aten::random_.from(Tensor(a!) self, int from, int? to, *, Generator? generator=None) -> Tensor(a!)`
  * - `aten::random_.to(Tensor(a!) self, int to, *, Generator? generator=None) -> Tensor(a!)`
  */
-export function random_(self: Tensor): Tensor;
-export function random_(self: Tensor, from: Int, to: Int | null): Tensor;
-export function random_(self: Tensor, to: Int): Tensor;
-export function random_(a0: unknown, a1?: unknown, a2?: unknown): unknown {
-  if (a1 === undefined) {
-    b.call(($1128 ??= id('aten::random_')), h(a0));
+export function random_(self: Tensor, options?: { generator?: Generator | null }): Tensor;
+export function random_(self: Tensor, from: Int, to: Int | null, options?: { generator?: Generator | null }): Tensor;
+export function random_(self: Tensor, to: Int, options?: { generator?: Generator | null }): Tensor;
+export function random_(a0: unknown, a1?: unknown, a2?: unknown, a3?: unknown): unknown {
+  if ((isOptions(a1) || a1 === undefined)) {
+    if (a1 === undefined) {
+      b.call(($1137 ??= id('aten::random_')), h(a0));
+      return a0 as Tensor;
+    }
+    const o = known('random_', a1, ['generator']);
+    b.call(($1137 ??= id('aten::random_')), h(a0), hgo(o.generator));
     return a0 as Tensor;
   }
   if ((typeof a2 === 'number' || typeof a2 === 'bigint' || a2 === null)) {
-    b.call(($1129 ??= id('aten::random_.from')), h(a0), a1 as never, a2 as never);
+    if (a3 === undefined) {
+      b.call(($1138 ??= id('aten::random_.from')), h(a0), a1 as never, a2 as never);
+      return a0 as Tensor;
+    }
+    const o = known('random_', a3, ['generator']);
+    b.call(($1138 ??= id('aten::random_.from')), h(a0), a1 as never, a2 as never, hgo(o.generator));
     return a0 as Tensor;
   }
-  b.call(($1130 ??= id('aten::random_.to')), h(a0), a1 as never);
+  if (a2 === undefined) {
+    b.call(($1139 ??= id('aten::random_.to')), h(a0), a1 as never);
+    return a0 as Tensor;
+  }
+  const o = known('random_', a2, ['generator']);
+  b.call(($1139 ??= id('aten::random_.to')), h(a0), a1 as never, hgo(o.generator));
   return a0 as Tensor;
 }
 
-let $1131: number | undefined;
-/** `aten::randperm(SymInt n, *, ScalarType? dtype=4, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor` */
-export function randperm(n: Int, options?: { dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null }): Tensor {
-  if (options === undefined) {
-    return w(b.call(($1131 ??= id('aten::randperm')), n));
+let $1140: number | undefined, $1141: number | undefined;
+/**
+ * - `aten::randperm(SymInt n, *, ScalarType? dtype=4, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor`
+ * - `aten::randperm.generator(SymInt n, *, Generator? generator, ScalarType? dtype=4, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor`
+ */
+export function randperm(n: Int, options?: { dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null }): Tensor;
+export function randperm(n: Int, options: { generator: Generator | null; dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null }): Tensor;
+export function randperm(a0: unknown, a1?: unknown): unknown {
+  if (!given(a1, 'generator')) {
+    if (a1 === undefined) {
+      return w(b.call(($1140 ??= id('aten::randperm')), a0 as never));
+    }
+    const o = known('randperm', a1, ['dtype', 'layout', 'device', 'pin_memory']);
+    return w(b.call(($1140 ??= id('aten::randperm')), a0 as never, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
   }
-  known('randperm', options, ['dtype', 'layout', 'device', 'pin_memory']);
-  return w(b.call(($1131 ??= id('aten::randperm')), n, options.dtype, options.layout, options.device, options.pin_memory));
+  needed('randperm', a1, ['generator']);
+  const o = known('randperm', a1, ['generator', 'dtype', 'layout', 'device', 'pin_memory']);
+  return w(b.call(($1141 ??= id('aten::randperm.generator')), a0 as never, hgo(o.generator), o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
 }
 
-let $1132: number | undefined, $1133: number | undefined;
+let $1142: number | undefined, $1143: number | undefined;
 /**
  * - `aten::range(Scalar start, Scalar end, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor`
  * - `aten::range.step(Scalar start, Scalar end, Scalar step=1, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor`
@@ -8966,106 +9128,106 @@ export function range(start: Scalar, end: Scalar, options?: { dtype?: DType | nu
 export function range(a0: unknown, a1: unknown, a2?: unknown): unknown {
   if (only(a2, ['dtype', 'layout', 'device', 'pin_memory'])) {
     if (a2 === undefined) {
-      return w(b.call(($1132 ??= id('aten::range')), a0 as never, a1 as never));
+      return w(b.call(($1142 ??= id('aten::range')), a0 as never, a1 as never));
     }
     const o = known('range', a2, ['dtype', 'layout', 'device', 'pin_memory']);
-    return w(b.call(($1132 ??= id('aten::range')), a0 as never, a1 as never, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
+    return w(b.call(($1142 ??= id('aten::range')), a0 as never, a1 as never, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
   }
   if (a2 === undefined) {
-    return w(b.call(($1133 ??= id('aten::range.step')), a0 as never, a1 as never));
+    return w(b.call(($1143 ??= id('aten::range.step')), a0 as never, a1 as never));
   }
   const o = known('range', a2, ['step', 'dtype', 'layout', 'device', 'pin_memory']);
-  return w(b.call(($1133 ??= id('aten::range.step')), a0 as never, a1 as never, o.step as never, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
-}
-
-let $1134: number | undefined;
-/** `aten::ravel(Tensor(a) self) -> Tensor(a)` */
-export function ravel(self: Tensor): Tensor {
-  return w(b.call(($1134 ??= id('aten::ravel')), h(self)));
-}
-
-let $1135: number | undefined;
-/** `aten::real(Tensor(a) self) -> Tensor(a)` */
-export function real(self: Tensor): Tensor {
-  return w(b.call(($1135 ??= id('aten::real')), h(self)));
-}
-
-let $1136: number | undefined;
-/** `aten::reciprocal(Tensor self) -> Tensor` */
-export function reciprocal(self: Tensor): Tensor {
-  return w(b.call(($1136 ??= id('aten::reciprocal')), h(self)));
-}
-
-let $1137: number | undefined;
-/** `aten::reciprocal_(Tensor(a!) self) -> Tensor(a!)` */
-export function reciprocal_(self: Tensor): Tensor {
-  b.call(($1137 ??= id('aten::reciprocal_')), h(self));
-  return self;
-}
-
-let $1138: number | undefined;
-/** `aten::reflection_pad1d(Tensor self, SymInt[2] padding) -> Tensor` */
-export function reflection_pad1d(self: Tensor, padding: Int | readonly Int[]): Tensor {
-  return w(b.call(($1138 ??= id('aten::reflection_pad1d')), h(self), padding));
-}
-
-let $1139: number | undefined;
-/** `aten::reflection_pad1d_backward(Tensor grad_output, Tensor self, SymInt[2] padding) -> Tensor` */
-export function reflection_pad1d_backward(grad_output: Tensor, self: Tensor, padding: Int | readonly Int[]): Tensor {
-  return w(b.call(($1139 ??= id('aten::reflection_pad1d_backward')), h(grad_output), h(self), padding));
-}
-
-let $1140: number | undefined;
-/** `aten::reflection_pad2d(Tensor self, SymInt[4] padding) -> Tensor` */
-export function reflection_pad2d(self: Tensor, padding: Int | readonly Int[]): Tensor {
-  return w(b.call(($1140 ??= id('aten::reflection_pad2d')), h(self), padding));
-}
-
-let $1141: number | undefined;
-/** `aten::reflection_pad2d_backward(Tensor grad_output, Tensor self, SymInt[4] padding) -> Tensor` */
-export function reflection_pad2d_backward(grad_output: Tensor, self: Tensor, padding: Int | readonly Int[]): Tensor {
-  return w(b.call(($1141 ??= id('aten::reflection_pad2d_backward')), h(grad_output), h(self), padding));
-}
-
-let $1142: number | undefined;
-/** `aten::reflection_pad3d(Tensor self, SymInt[6] padding) -> Tensor` */
-export function reflection_pad3d(self: Tensor, padding: Int | readonly Int[]): Tensor {
-  return w(b.call(($1142 ??= id('aten::reflection_pad3d')), h(self), padding));
-}
-
-let $1143: number | undefined;
-/** `aten::reflection_pad3d_backward(Tensor grad_output, Tensor self, SymInt[6] padding) -> Tensor` */
-export function reflection_pad3d_backward(grad_output: Tensor, self: Tensor, padding: Int | readonly Int[]): Tensor {
-  return w(b.call(($1143 ??= id('aten::reflection_pad3d_backward')), h(grad_output), h(self), padding));
+  return w(b.call(($1143 ??= id('aten::range.step')), a0 as never, a1 as never, o.step as never, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
 }
 
 let $1144: number | undefined;
-/** `aten::relu(Tensor self) -> Tensor` */
-export function relu(self: Tensor): Tensor {
-  return w(b.call(($1144 ??= id('aten::relu')), h(self)));
+/** `aten::ravel(Tensor(a) self) -> Tensor(a)` */
+export function ravel(self: Tensor): Tensor {
+  return w(b.call(($1144 ??= id('aten::ravel')), h(self)));
 }
 
 let $1145: number | undefined;
-/** `aten::relu6(Tensor self) -> Tensor` */
-export function relu6(self: Tensor): Tensor {
-  return w(b.call(($1145 ??= id('aten::relu6')), h(self)));
+/** `aten::real(Tensor(a) self) -> Tensor(a)` */
+export function real(self: Tensor): Tensor {
+  return w(b.call(($1145 ??= id('aten::real')), h(self)));
 }
 
 let $1146: number | undefined;
-/** `aten::relu6_(Tensor(a!) self) -> Tensor(a!)` */
-export function relu6_(self: Tensor): Tensor {
-  b.call(($1146 ??= id('aten::relu6_')), h(self));
-  return self;
+/** `aten::reciprocal(Tensor self) -> Tensor` */
+export function reciprocal(self: Tensor): Tensor {
+  return w(b.call(($1146 ??= id('aten::reciprocal')), h(self)));
 }
 
 let $1147: number | undefined;
-/** `aten::relu_(Tensor(a!) self) -> Tensor(a!)` */
-export function relu_(self: Tensor): Tensor {
-  b.call(($1147 ??= id('aten::relu_')), h(self));
+/** `aten::reciprocal_(Tensor(a!) self) -> Tensor(a!)` */
+export function reciprocal_(self: Tensor): Tensor {
+  b.call(($1147 ??= id('aten::reciprocal_')), h(self));
   return self;
 }
 
-let $1148: number | undefined, $1149: number | undefined, $1150: number | undefined;
+let $1148: number | undefined;
+/** `aten::reflection_pad1d(Tensor self, SymInt[2] padding) -> Tensor` */
+export function reflection_pad1d(self: Tensor, padding: Int | readonly Int[]): Tensor {
+  return w(b.call(($1148 ??= id('aten::reflection_pad1d')), h(self), padding));
+}
+
+let $1149: number | undefined;
+/** `aten::reflection_pad1d_backward(Tensor grad_output, Tensor self, SymInt[2] padding) -> Tensor` */
+export function reflection_pad1d_backward(grad_output: Tensor, self: Tensor, padding: Int | readonly Int[]): Tensor {
+  return w(b.call(($1149 ??= id('aten::reflection_pad1d_backward')), h(grad_output), h(self), padding));
+}
+
+let $1150: number | undefined;
+/** `aten::reflection_pad2d(Tensor self, SymInt[4] padding) -> Tensor` */
+export function reflection_pad2d(self: Tensor, padding: Int | readonly Int[]): Tensor {
+  return w(b.call(($1150 ??= id('aten::reflection_pad2d')), h(self), padding));
+}
+
+let $1151: number | undefined;
+/** `aten::reflection_pad2d_backward(Tensor grad_output, Tensor self, SymInt[4] padding) -> Tensor` */
+export function reflection_pad2d_backward(grad_output: Tensor, self: Tensor, padding: Int | readonly Int[]): Tensor {
+  return w(b.call(($1151 ??= id('aten::reflection_pad2d_backward')), h(grad_output), h(self), padding));
+}
+
+let $1152: number | undefined;
+/** `aten::reflection_pad3d(Tensor self, SymInt[6] padding) -> Tensor` */
+export function reflection_pad3d(self: Tensor, padding: Int | readonly Int[]): Tensor {
+  return w(b.call(($1152 ??= id('aten::reflection_pad3d')), h(self), padding));
+}
+
+let $1153: number | undefined;
+/** `aten::reflection_pad3d_backward(Tensor grad_output, Tensor self, SymInt[6] padding) -> Tensor` */
+export function reflection_pad3d_backward(grad_output: Tensor, self: Tensor, padding: Int | readonly Int[]): Tensor {
+  return w(b.call(($1153 ??= id('aten::reflection_pad3d_backward')), h(grad_output), h(self), padding));
+}
+
+let $1154: number | undefined;
+/** `aten::relu(Tensor self) -> Tensor` */
+export function relu(self: Tensor): Tensor {
+  return w(b.call(($1154 ??= id('aten::relu')), h(self)));
+}
+
+let $1155: number | undefined;
+/** `aten::relu6(Tensor self) -> Tensor` */
+export function relu6(self: Tensor): Tensor {
+  return w(b.call(($1155 ??= id('aten::relu6')), h(self)));
+}
+
+let $1156: number | undefined;
+/** `aten::relu6_(Tensor(a!) self) -> Tensor(a!)` */
+export function relu6_(self: Tensor): Tensor {
+  b.call(($1156 ??= id('aten::relu6_')), h(self));
+  return self;
+}
+
+let $1157: number | undefined;
+/** `aten::relu_(Tensor(a!) self) -> Tensor(a!)` */
+export function relu_(self: Tensor): Tensor {
+  b.call(($1157 ??= id('aten::relu_')), h(self));
+  return self;
+}
+
+let $1158: number | undefined, $1159: number | undefined, $1160: number | undefined;
 /**
  * - `aten::remainder.Scalar(Tensor self, Scalar other) -> Tensor`
  * - `aten::remainder.Scalar_Tensor(Scalar self, Tensor other) -> Tensor`
@@ -9075,15 +9237,15 @@ export function remainder(self: Tensor, other: Scalar | Tensor): Tensor;
 export function remainder(self: Scalar, other: Tensor): Tensor;
 export function remainder(a0: unknown, a1: unknown): unknown {
   if (isScalar(a1)) {
-    return w(b.call(($1148 ??= id('aten::remainder.Scalar')), h(a0), a1 as never));
+    return w(b.call(($1158 ??= id('aten::remainder.Scalar')), h(a0), a1 as never));
   }
   if (isScalar(a0)) {
-    return w(b.call(($1149 ??= id('aten::remainder.Scalar_Tensor')), a0 as never, h(a1)));
+    return w(b.call(($1159 ??= id('aten::remainder.Scalar_Tensor')), a0 as never, h(a1)));
   }
-  return w(b.call(($1150 ??= id('aten::remainder.Tensor')), h(a0), h(a1)));
+  return w(b.call(($1160 ??= id('aten::remainder.Tensor')), h(a0), h(a1)));
 }
 
-let $1151: number | undefined, $1152: number | undefined;
+let $1161: number | undefined, $1162: number | undefined;
 /**
  * - `aten::remainder_.Scalar(Tensor(a!) self, Scalar other) -> Tensor(a!)`
  * - `aten::remainder_.Tensor(Tensor(a!) self, Tensor other) -> Tensor(a!)`
@@ -9091,33 +9253,33 @@ let $1151: number | undefined, $1152: number | undefined;
 export function remainder_(self: Tensor, other: Scalar | Tensor): Tensor;
 export function remainder_(a0: unknown, a1: unknown): unknown {
   if (isScalar(a1)) {
-    b.call(($1151 ??= id('aten::remainder_.Scalar')), h(a0), a1 as never);
+    b.call(($1161 ??= id('aten::remainder_.Scalar')), h(a0), a1 as never);
     return a0 as Tensor;
   }
-  b.call(($1152 ??= id('aten::remainder_.Tensor')), h(a0), h(a1));
+  b.call(($1162 ??= id('aten::remainder_.Tensor')), h(a0), h(a1));
   return a0 as Tensor;
 }
 
-let $1153: number | undefined;
+let $1163: number | undefined;
 /** `aten::renorm(Tensor self, Scalar p, int dim, Scalar maxnorm) -> Tensor` */
 export function renorm(self: Tensor, p: Scalar, dim: Int, maxnorm: Scalar): Tensor {
-  return w(b.call(($1153 ??= id('aten::renorm')), h(self), p, dim, maxnorm));
+  return w(b.call(($1163 ??= id('aten::renorm')), h(self), p, dim, maxnorm));
 }
 
-let $1154: number | undefined;
+let $1164: number | undefined;
 /** `aten::renorm_(Tensor(a!) self, Scalar p, int dim, Scalar maxnorm) -> Tensor(a!)` */
 export function renorm_(self: Tensor, p: Scalar, dim: Int, maxnorm: Scalar): Tensor {
-  b.call(($1154 ??= id('aten::renorm_')), h(self), p, dim, maxnorm);
+  b.call(($1164 ??= id('aten::renorm_')), h(self), p, dim, maxnorm);
   return self;
 }
 
-let $1155: number | undefined;
+let $1165: number | undefined;
 /** `aten::repeat(Tensor self, SymInt[] repeats) -> Tensor` */
 export function repeat(self: Tensor, repeats: readonly Int[]): Tensor {
-  return w(b.call(($1155 ??= id('aten::repeat')), h(self), repeats));
+  return w(b.call(($1165 ??= id('aten::repeat')), h(self), repeats));
 }
 
-let $1156: number | undefined, $1157: number | undefined, $1158: number | undefined;
+let $1166: number | undefined, $1167: number | undefined, $1168: number | undefined;
 /**
  * - `aten::repeat_interleave.Tensor(Tensor repeats, *, SymInt? output_size=None) -> Tensor`
  * - `aten::repeat_interleave.self_int(Tensor self, SymInt repeats, int? dim=None, *, SymInt? output_size=None) -> Tensor`
@@ -9128,143 +9290,143 @@ export function repeat_interleave(self: Tensor, repeats: Tensor | Int, options?:
 export function repeat_interleave(a0: unknown, a1?: unknown, a2?: unknown): unknown {
   if ((isOptions(a1) || a1 === undefined)) {
     if (a1 === undefined) {
-      return w(b.call(($1156 ??= id('aten::repeat_interleave.Tensor')), h(a0)));
+      return w(b.call(($1166 ??= id('aten::repeat_interleave.Tensor')), h(a0)));
     }
     const o = known('repeat_interleave', a1, ['output_size']);
-    return w(b.call(($1156 ??= id('aten::repeat_interleave.Tensor')), h(a0), o.output_size as never));
+    return w(b.call(($1166 ??= id('aten::repeat_interleave.Tensor')), h(a0), o.output_size as never));
   }
   if ((typeof a1 === 'number' || typeof a1 === 'bigint')) {
     if (a2 === undefined) {
-      return w(b.call(($1157 ??= id('aten::repeat_interleave.self_int')), h(a0), a1 as never));
+      return w(b.call(($1167 ??= id('aten::repeat_interleave.self_int')), h(a0), a1 as never));
     }
     const o = known('repeat_interleave', a2, ['dim', 'output_size']);
-    return w(b.call(($1157 ??= id('aten::repeat_interleave.self_int')), h(a0), a1 as never, o.dim as never, o.output_size as never));
+    return w(b.call(($1167 ??= id('aten::repeat_interleave.self_int')), h(a0), a1 as never, o.dim as never, o.output_size as never));
   }
   if (a2 === undefined) {
-    return w(b.call(($1158 ??= id('aten::repeat_interleave.self_Tensor')), h(a0), h(a1)));
+    return w(b.call(($1168 ??= id('aten::repeat_interleave.self_Tensor')), h(a0), h(a1)));
   }
   const o = known('repeat_interleave', a2, ['dim', 'output_size']);
-  return w(b.call(($1158 ??= id('aten::repeat_interleave.self_Tensor')), h(a0), h(a1), o.dim as never, o.output_size as never));
-}
-
-let $1159: number | undefined;
-/** `aten::replication_pad1d(Tensor self, SymInt[2] padding) -> Tensor` */
-export function replication_pad1d(self: Tensor, padding: Int | readonly Int[]): Tensor {
-  return w(b.call(($1159 ??= id('aten::replication_pad1d')), h(self), padding));
-}
-
-let $1160: number | undefined;
-/** `aten::replication_pad1d_backward(Tensor grad_output, Tensor self, SymInt[2] padding) -> Tensor` */
-export function replication_pad1d_backward(grad_output: Tensor, self: Tensor, padding: Int | readonly Int[]): Tensor {
-  return w(b.call(($1160 ??= id('aten::replication_pad1d_backward')), h(grad_output), h(self), padding));
-}
-
-let $1161: number | undefined;
-/** `aten::replication_pad2d(Tensor self, SymInt[4] padding) -> Tensor` */
-export function replication_pad2d(self: Tensor, padding: Int | readonly Int[]): Tensor {
-  return w(b.call(($1161 ??= id('aten::replication_pad2d')), h(self), padding));
-}
-
-let $1162: number | undefined;
-/** `aten::replication_pad2d_backward(Tensor grad_output, Tensor self, SymInt[4] padding) -> Tensor` */
-export function replication_pad2d_backward(grad_output: Tensor, self: Tensor, padding: Int | readonly Int[]): Tensor {
-  return w(b.call(($1162 ??= id('aten::replication_pad2d_backward')), h(grad_output), h(self), padding));
-}
-
-let $1163: number | undefined;
-/** `aten::replication_pad3d(Tensor self, SymInt[6] padding) -> Tensor` */
-export function replication_pad3d(self: Tensor, padding: Int | readonly Int[]): Tensor {
-  return w(b.call(($1163 ??= id('aten::replication_pad3d')), h(self), padding));
-}
-
-let $1164: number | undefined;
-/** `aten::replication_pad3d_backward(Tensor grad_output, Tensor self, SymInt[6] padding) -> Tensor` */
-export function replication_pad3d_backward(grad_output: Tensor, self: Tensor, padding: Int | readonly Int[]): Tensor {
-  return w(b.call(($1164 ??= id('aten::replication_pad3d_backward')), h(grad_output), h(self), padding));
-}
-
-let $1165: number | undefined;
-/** `aten::reshape(Tensor(a) self, SymInt[] shape) -> Tensor(a)` */
-export function reshape(self: Tensor, shape: readonly Int[]): Tensor {
-  return w(b.call(($1165 ??= id('aten::reshape')), h(self), shape));
-}
-
-let $1166: number | undefined;
-/** `aten::reshape_as(Tensor(a) self, Tensor other) -> Tensor(a)` */
-export function reshape_as(self: Tensor, other: Tensor): Tensor {
-  return w(b.call(($1166 ??= id('aten::reshape_as')), h(self), h(other)));
-}
-
-let $1167: number | undefined;
-/** `aten::resize(Tensor self, SymInt[] size, *, MemoryFormat? memory_format=None) -> Tensor` */
-export function resize(self: Tensor, size: readonly Int[], options?: { memory_format?: MemoryFormat | null }): Tensor {
-  if (options === undefined) {
-    return w(b.call(($1167 ??= id('aten::resize')), h(self), size));
-  }
-  known('resize', options, ['memory_format']);
-  return w(b.call(($1167 ??= id('aten::resize')), h(self), size, options.memory_format));
-}
-
-let $1168: number | undefined;
-/** `aten::resize_(Tensor(a!) self, SymInt[] size, *, MemoryFormat? memory_format=None) -> Tensor(a!)` */
-export function resize_(self: Tensor, size: readonly Int[], options?: { memory_format?: MemoryFormat | null }): Tensor {
-  if (options === undefined) {
-    b.call(($1168 ??= id('aten::resize_')), h(self), size);
-    return self;
-  }
-  known('resize_', options, ['memory_format']);
-  b.call(($1168 ??= id('aten::resize_')), h(self), size, options.memory_format);
-  return self;
+  return w(b.call(($1168 ??= id('aten::repeat_interleave.self_Tensor')), h(a0), h(a1), o.dim as never, o.output_size as never));
 }
 
 let $1169: number | undefined;
-/** `aten::resize_as(Tensor self, Tensor the_template, *, MemoryFormat? memory_format=None) -> Tensor` */
-export function resize_as(self: Tensor, the_template: Tensor, options?: { memory_format?: MemoryFormat | null }): Tensor {
-  if (options === undefined) {
-    return w(b.call(($1169 ??= id('aten::resize_as')), h(self), h(the_template)));
-  }
-  known('resize_as', options, ['memory_format']);
-  return w(b.call(($1169 ??= id('aten::resize_as')), h(self), h(the_template), options.memory_format));
+/** `aten::replication_pad1d(Tensor self, SymInt[2] padding) -> Tensor` */
+export function replication_pad1d(self: Tensor, padding: Int | readonly Int[]): Tensor {
+  return w(b.call(($1169 ??= id('aten::replication_pad1d')), h(self), padding));
 }
 
 let $1170: number | undefined;
-/** `aten::resize_as_(Tensor(a!) self, Tensor the_template, *, MemoryFormat? memory_format=None) -> Tensor(a!)` */
-export function resize_as_(self: Tensor, the_template: Tensor, options?: { memory_format?: MemoryFormat | null }): Tensor {
-  if (options === undefined) {
-    b.call(($1170 ??= id('aten::resize_as_')), h(self), h(the_template));
-    return self;
-  }
-  known('resize_as_', options, ['memory_format']);
-  b.call(($1170 ??= id('aten::resize_as_')), h(self), h(the_template), options.memory_format);
-  return self;
+/** `aten::replication_pad1d_backward(Tensor grad_output, Tensor self, SymInt[2] padding) -> Tensor` */
+export function replication_pad1d_backward(grad_output: Tensor, self: Tensor, padding: Int | readonly Int[]): Tensor {
+  return w(b.call(($1170 ??= id('aten::replication_pad1d_backward')), h(grad_output), h(self), padding));
 }
 
 let $1171: number | undefined;
-/** `aten::resize_as_sparse(Tensor self, Tensor the_template) -> Tensor` */
-export function resize_as_sparse(self: Tensor, the_template: Tensor): Tensor {
-  return w(b.call(($1171 ??= id('aten::resize_as_sparse')), h(self), h(the_template)));
+/** `aten::replication_pad2d(Tensor self, SymInt[4] padding) -> Tensor` */
+export function replication_pad2d(self: Tensor, padding: Int | readonly Int[]): Tensor {
+  return w(b.call(($1171 ??= id('aten::replication_pad2d')), h(self), padding));
 }
 
 let $1172: number | undefined;
-/** `aten::resize_as_sparse_(Tensor(a!) self, Tensor the_template) -> Tensor(a!)` */
-export function resize_as_sparse_(self: Tensor, the_template: Tensor): Tensor {
-  b.call(($1172 ??= id('aten::resize_as_sparse_')), h(self), h(the_template));
-  return self;
+/** `aten::replication_pad2d_backward(Tensor grad_output, Tensor self, SymInt[4] padding) -> Tensor` */
+export function replication_pad2d_backward(grad_output: Tensor, self: Tensor, padding: Int | readonly Int[]): Tensor {
+  return w(b.call(($1172 ??= id('aten::replication_pad2d_backward')), h(grad_output), h(self), padding));
 }
 
 let $1173: number | undefined;
-/** `aten::resolve_conj(Tensor(a) self) -> Tensor(a)` */
-export function resolve_conj(self: Tensor): Tensor {
-  return w(b.call(($1173 ??= id('aten::resolve_conj')), h(self)));
+/** `aten::replication_pad3d(Tensor self, SymInt[6] padding) -> Tensor` */
+export function replication_pad3d(self: Tensor, padding: Int | readonly Int[]): Tensor {
+  return w(b.call(($1173 ??= id('aten::replication_pad3d')), h(self), padding));
 }
 
 let $1174: number | undefined;
-/** `aten::resolve_neg(Tensor(a) self) -> Tensor(a)` */
-export function resolve_neg(self: Tensor): Tensor {
-  return w(b.call(($1174 ??= id('aten::resolve_neg')), h(self)));
+/** `aten::replication_pad3d_backward(Tensor grad_output, Tensor self, SymInt[6] padding) -> Tensor` */
+export function replication_pad3d_backward(grad_output: Tensor, self: Tensor, padding: Int | readonly Int[]): Tensor {
+  return w(b.call(($1174 ??= id('aten::replication_pad3d_backward')), h(grad_output), h(self), padding));
 }
 
-let $1175: number | undefined, $1176: number | undefined, $1177: number | undefined, $1178: number | undefined;
+let $1175: number | undefined;
+/** `aten::reshape(Tensor(a) self, SymInt[] shape) -> Tensor(a)` */
+export function reshape(self: Tensor, shape: readonly Int[]): Tensor {
+  return w(b.call(($1175 ??= id('aten::reshape')), h(self), shape));
+}
+
+let $1176: number | undefined;
+/** `aten::reshape_as(Tensor(a) self, Tensor other) -> Tensor(a)` */
+export function reshape_as(self: Tensor, other: Tensor): Tensor {
+  return w(b.call(($1176 ??= id('aten::reshape_as')), h(self), h(other)));
+}
+
+let $1177: number | undefined;
+/** `aten::resize(Tensor self, SymInt[] size, *, MemoryFormat? memory_format=None) -> Tensor` */
+export function resize(self: Tensor, size: readonly Int[], options?: { memory_format?: MemoryFormat | null }): Tensor {
+  if (options === undefined) {
+    return w(b.call(($1177 ??= id('aten::resize')), h(self), size));
+  }
+  known('resize', options, ['memory_format']);
+  return w(b.call(($1177 ??= id('aten::resize')), h(self), size, options.memory_format));
+}
+
+let $1178: number | undefined;
+/** `aten::resize_(Tensor(a!) self, SymInt[] size, *, MemoryFormat? memory_format=None) -> Tensor(a!)` */
+export function resize_(self: Tensor, size: readonly Int[], options?: { memory_format?: MemoryFormat | null }): Tensor {
+  if (options === undefined) {
+    b.call(($1178 ??= id('aten::resize_')), h(self), size);
+    return self;
+  }
+  known('resize_', options, ['memory_format']);
+  b.call(($1178 ??= id('aten::resize_')), h(self), size, options.memory_format);
+  return self;
+}
+
+let $1179: number | undefined;
+/** `aten::resize_as(Tensor self, Tensor the_template, *, MemoryFormat? memory_format=None) -> Tensor` */
+export function resize_as(self: Tensor, the_template: Tensor, options?: { memory_format?: MemoryFormat | null }): Tensor {
+  if (options === undefined) {
+    return w(b.call(($1179 ??= id('aten::resize_as')), h(self), h(the_template)));
+  }
+  known('resize_as', options, ['memory_format']);
+  return w(b.call(($1179 ??= id('aten::resize_as')), h(self), h(the_template), options.memory_format));
+}
+
+let $1180: number | undefined;
+/** `aten::resize_as_(Tensor(a!) self, Tensor the_template, *, MemoryFormat? memory_format=None) -> Tensor(a!)` */
+export function resize_as_(self: Tensor, the_template: Tensor, options?: { memory_format?: MemoryFormat | null }): Tensor {
+  if (options === undefined) {
+    b.call(($1180 ??= id('aten::resize_as_')), h(self), h(the_template));
+    return self;
+  }
+  known('resize_as_', options, ['memory_format']);
+  b.call(($1180 ??= id('aten::resize_as_')), h(self), h(the_template), options.memory_format);
+  return self;
+}
+
+let $1181: number | undefined;
+/** `aten::resize_as_sparse(Tensor self, Tensor the_template) -> Tensor` */
+export function resize_as_sparse(self: Tensor, the_template: Tensor): Tensor {
+  return w(b.call(($1181 ??= id('aten::resize_as_sparse')), h(self), h(the_template)));
+}
+
+let $1182: number | undefined;
+/** `aten::resize_as_sparse_(Tensor(a!) self, Tensor the_template) -> Tensor(a!)` */
+export function resize_as_sparse_(self: Tensor, the_template: Tensor): Tensor {
+  b.call(($1182 ??= id('aten::resize_as_sparse_')), h(self), h(the_template));
+  return self;
+}
+
+let $1183: number | undefined;
+/** `aten::resolve_conj(Tensor(a) self) -> Tensor(a)` */
+export function resolve_conj(self: Tensor): Tensor {
+  return w(b.call(($1183 ??= id('aten::resolve_conj')), h(self)));
+}
+
+let $1184: number | undefined;
+/** `aten::resolve_neg(Tensor(a) self) -> Tensor(a)` */
+export function resolve_neg(self: Tensor): Tensor {
+  return w(b.call(($1184 ??= id('aten::resolve_neg')), h(self)));
+}
+
+let $1185: number | undefined, $1186: number | undefined, $1187: number | undefined, $1188: number | undefined;
 /**
  * - `aten::result_type.Scalar_Scalar(Scalar scalar1, Scalar scalar2) -> ScalarType`
  * - `aten::result_type.Scalar(Tensor tensor, Scalar other) -> ScalarType`
@@ -9275,28 +9437,28 @@ export function result_type(tensor: Tensor | Scalar, other: Scalar): DType;
 export function result_type(scalar: Scalar | Tensor, tensor: Tensor): DType;
 export function result_type(a0: unknown, a1: unknown): unknown {
   if (isScalar(a0) && isScalar(a1)) {
-    return b.call(($1175 ??= id('aten::result_type.Scalar_Scalar')), a0 as never, a1 as never) as DType;
+    return b.call(($1185 ??= id('aten::result_type.Scalar_Scalar')), a0 as never, a1 as never) as DType;
   }
   if (isScalar(a1)) {
-    return b.call(($1176 ??= id('aten::result_type.Scalar')), h(a0), a1 as never) as DType;
+    return b.call(($1186 ??= id('aten::result_type.Scalar')), h(a0), a1 as never) as DType;
   }
   if (isScalar(a0)) {
-    return b.call(($1177 ??= id('aten::result_type.Scalar_Tensor')), a0 as never, h(a1)) as DType;
+    return b.call(($1187 ??= id('aten::result_type.Scalar_Tensor')), a0 as never, h(a1)) as DType;
   }
-  return b.call(($1178 ??= id('aten::result_type.Tensor')), h(a0), h(a1)) as DType;
+  return b.call(($1188 ??= id('aten::result_type.Tensor')), h(a0), h(a1)) as DType;
 }
 
-let $1179: number | undefined;
+let $1189: number | undefined;
 /** `aten::rms_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight=None, float? eps=None) -> Tensor` */
 export function rms_norm(input: Tensor, normalized_shape: readonly Int[], options?: { weight?: Tensor | null; eps?: number | null }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1179 ??= id('aten::rms_norm')), h(input), normalized_shape));
+    return w(b.call(($1189 ??= id('aten::rms_norm')), h(input), normalized_shape));
   }
   known('rms_norm', options, ['weight', 'eps']);
-  return w(b.call(($1179 ??= id('aten::rms_norm')), h(input), normalized_shape, hno(options.weight), options.eps));
+  return w(b.call(($1189 ??= id('aten::rms_norm')), h(input), normalized_shape, hno(options.weight), options.eps));
 }
 
-let $1180: number | undefined, $1181: number | undefined;
+let $1190: number | undefined, $1191: number | undefined;
 /**
  * - `aten::rnn_relu.input(Tensor input, Tensor hx, Tensor[] params, bool has_biases, int num_layers, float dropout, bool train, bool bidirectional, bool batch_first) -> (Tensor, Tensor)`
  * - `aten::rnn_relu.data(Tensor data, Tensor batch_sizes, Tensor hx, Tensor[] params, bool has_biases, int num_layers, float dropout, bool train, bool bidirectional) -> (Tensor, Tensor)`
@@ -9305,24 +9467,24 @@ export function rnn_relu(data: Tensor, batch_sizes: Tensor, hx: Tensor, params: 
 export function rnn_relu(input: Tensor, hx: Tensor, params: readonly Tensor[], has_biases: boolean, num_layers: Int, dropout: number, train: boolean, bidirectional: boolean, batch_first: boolean): [Tensor, Tensor];
 export function rnn_relu(a0: unknown, a1: unknown, a2: unknown, a3: unknown, a4: unknown, a5: unknown, a6: unknown, a7: unknown, a8: unknown): unknown {
   if (isTensors(a2)) {
-    const result = list(b.call(($1180 ??= id('aten::rnn_relu.input')), h(a0), h(a1), hs(a2), a3 as never, a4 as never, a5 as never, a6 as never, a7 as never, a8 as never));
+    const result = list(b.call(($1190 ??= id('aten::rnn_relu.input')), h(a0), h(a1), hs(a2), a3 as never, a4 as never, a5 as never, a6 as never, a7 as never, a8 as never));
     return [w(result[0]), w(result[1])];
   }
-  const result = list(b.call(($1181 ??= id('aten::rnn_relu.data')), h(a0), h(a1), h(a2), hs(a3), a4 as never, a5 as never, a6 as never, a7 as never, a8 as never));
+  const result = list(b.call(($1191 ??= id('aten::rnn_relu.data')), h(a0), h(a1), h(a2), hs(a3), a4 as never, a5 as never, a6 as never, a7 as never, a8 as never));
   return [w(result[0]), w(result[1])];
 }
 
-let $1182: number | undefined;
+let $1192: number | undefined;
 /** `aten::rnn_relu_cell(Tensor input, Tensor hx, Tensor w_ih, Tensor w_hh, Tensor? b_ih=None, Tensor? b_hh=None) -> Tensor` */
 export function rnn_relu_cell(input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, options?: { b_ih?: Tensor | null; b_hh?: Tensor | null }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1182 ??= id('aten::rnn_relu_cell')), h(input), h(hx), h(w_ih), h(w_hh)));
+    return w(b.call(($1192 ??= id('aten::rnn_relu_cell')), h(input), h(hx), h(w_ih), h(w_hh)));
   }
   known('rnn_relu_cell', options, ['b_ih', 'b_hh']);
-  return w(b.call(($1182 ??= id('aten::rnn_relu_cell')), h(input), h(hx), h(w_ih), h(w_hh), hno(options.b_ih), hno(options.b_hh)));
+  return w(b.call(($1192 ??= id('aten::rnn_relu_cell')), h(input), h(hx), h(w_ih), h(w_hh), hno(options.b_ih), hno(options.b_hh)));
 }
 
-let $1183: number | undefined, $1184: number | undefined;
+let $1193: number | undefined, $1194: number | undefined;
 /**
  * - `aten::rnn_tanh.input(Tensor input, Tensor hx, Tensor[] params, bool has_biases, int num_layers, float dropout, bool train, bool bidirectional, bool batch_first) -> (Tensor, Tensor)`
  * - `aten::rnn_tanh.data(Tensor data, Tensor batch_sizes, Tensor hx, Tensor[] params, bool has_biases, int num_layers, float dropout, bool train, bool bidirectional) -> (Tensor, Tensor)`
@@ -9331,44 +9493,44 @@ export function rnn_tanh(data: Tensor, batch_sizes: Tensor, hx: Tensor, params: 
 export function rnn_tanh(input: Tensor, hx: Tensor, params: readonly Tensor[], has_biases: boolean, num_layers: Int, dropout: number, train: boolean, bidirectional: boolean, batch_first: boolean): [Tensor, Tensor];
 export function rnn_tanh(a0: unknown, a1: unknown, a2: unknown, a3: unknown, a4: unknown, a5: unknown, a6: unknown, a7: unknown, a8: unknown): unknown {
   if (isTensors(a2)) {
-    const result = list(b.call(($1183 ??= id('aten::rnn_tanh.input')), h(a0), h(a1), hs(a2), a3 as never, a4 as never, a5 as never, a6 as never, a7 as never, a8 as never));
+    const result = list(b.call(($1193 ??= id('aten::rnn_tanh.input')), h(a0), h(a1), hs(a2), a3 as never, a4 as never, a5 as never, a6 as never, a7 as never, a8 as never));
     return [w(result[0]), w(result[1])];
   }
-  const result = list(b.call(($1184 ??= id('aten::rnn_tanh.data')), h(a0), h(a1), h(a2), hs(a3), a4 as never, a5 as never, a6 as never, a7 as never, a8 as never));
+  const result = list(b.call(($1194 ??= id('aten::rnn_tanh.data')), h(a0), h(a1), h(a2), hs(a3), a4 as never, a5 as never, a6 as never, a7 as never, a8 as never));
   return [w(result[0]), w(result[1])];
 }
 
-let $1185: number | undefined;
+let $1195: number | undefined;
 /** `aten::rnn_tanh_cell(Tensor input, Tensor hx, Tensor w_ih, Tensor w_hh, Tensor? b_ih=None, Tensor? b_hh=None) -> Tensor` */
 export function rnn_tanh_cell(input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, options?: { b_ih?: Tensor | null; b_hh?: Tensor | null }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1185 ??= id('aten::rnn_tanh_cell')), h(input), h(hx), h(w_ih), h(w_hh)));
+    return w(b.call(($1195 ??= id('aten::rnn_tanh_cell')), h(input), h(hx), h(w_ih), h(w_hh)));
   }
   known('rnn_tanh_cell', options, ['b_ih', 'b_hh']);
-  return w(b.call(($1185 ??= id('aten::rnn_tanh_cell')), h(input), h(hx), h(w_ih), h(w_hh), hno(options.b_ih), hno(options.b_hh)));
+  return w(b.call(($1195 ??= id('aten::rnn_tanh_cell')), h(input), h(hx), h(w_ih), h(w_hh), hno(options.b_ih), hno(options.b_hh)));
 }
 
-let $1186: number | undefined;
+let $1196: number | undefined;
 /** `aten::roll(Tensor self, SymInt[1] shifts, int[1] dims=[]) -> Tensor` */
 export function roll(self: Tensor, shifts: Int | readonly Int[], options?: { dims?: Int | readonly Int[] }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1186 ??= id('aten::roll')), h(self), shifts));
+    return w(b.call(($1196 ??= id('aten::roll')), h(self), shifts));
   }
   known('roll', options, ['dims']);
-  return w(b.call(($1186 ??= id('aten::roll')), h(self), shifts, options.dims));
+  return w(b.call(($1196 ??= id('aten::roll')), h(self), shifts, options.dims));
 }
 
-let $1187: number | undefined;
+let $1197: number | undefined;
 /** `aten::rot90(Tensor self, int k=1, int[] dims=[0, 1]) -> Tensor` */
 export function rot90(self: Tensor, options?: { k?: Int; dims?: readonly Int[] }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1187 ??= id('aten::rot90')), h(self)));
+    return w(b.call(($1197 ??= id('aten::rot90')), h(self)));
   }
   known('rot90', options, ['k', 'dims']);
-  return w(b.call(($1187 ??= id('aten::rot90')), h(self), options.k, options.dims));
+  return w(b.call(($1197 ??= id('aten::rot90')), h(self), options.k, options.dims));
 }
 
-let $1188: number | undefined, $1189: number | undefined;
+let $1198: number | undefined, $1199: number | undefined;
 /**
  * - `aten::round(Tensor self) -> Tensor`
  * - `aten::round.decimals(Tensor self, *, int decimals) -> Tensor`
@@ -9377,14 +9539,14 @@ export function round(self: Tensor): Tensor;
 export function round(self: Tensor, options: { decimals: Int }): Tensor;
 export function round(a0: unknown, a1?: unknown): unknown {
   if (a1 === undefined) {
-    return w(b.call(($1188 ??= id('aten::round')), h(a0)));
+    return w(b.call(($1198 ??= id('aten::round')), h(a0)));
   }
   needed('round', a1, ['decimals']);
   const o = known('round', a1, ['decimals']);
-  return w(b.call(($1189 ??= id('aten::round.decimals')), h(a0), o.decimals as never));
+  return w(b.call(($1199 ??= id('aten::round.decimals')), h(a0), o.decimals as never));
 }
 
-let $1190: number | undefined, $1191: number | undefined;
+let $1200: number | undefined, $1201: number | undefined;
 /**
  * - `aten::round_(Tensor(a!) self) -> Tensor(a!)`
  * - `aten::round_.decimals(Tensor(a!) self, *, int decimals) -> Tensor(a!)`
@@ -9393,109 +9555,109 @@ export function round_(self: Tensor): Tensor;
 export function round_(self: Tensor, options: { decimals: Int }): Tensor;
 export function round_(a0: unknown, a1?: unknown): unknown {
   if (a1 === undefined) {
-    b.call(($1190 ??= id('aten::round_')), h(a0));
+    b.call(($1200 ??= id('aten::round_')), h(a0));
     return a0 as Tensor;
   }
   needed('round_', a1, ['decimals']);
   const o = known('round_', a1, ['decimals']);
-  b.call(($1191 ??= id('aten::round_.decimals')), h(a0), o.decimals as never);
+  b.call(($1201 ??= id('aten::round_.decimals')), h(a0), o.decimals as never);
   return a0 as Tensor;
 }
 
-let $1192: number | undefined;
+let $1202: number | undefined;
 /** `aten::row_indices(Tensor(a) self) -> Tensor(a)` */
 export function row_indices(self: Tensor): Tensor {
-  return w(b.call(($1192 ??= id('aten::row_indices')), h(self)));
+  return w(b.call(($1202 ??= id('aten::row_indices')), h(self)));
 }
 
-let $1193: number | undefined;
+let $1203: number | undefined;
 /** `aten::row_indices_copy(Tensor self) -> Tensor` */
 export function row_indices_copy(self: Tensor): Tensor {
-  return w(b.call(($1193 ??= id('aten::row_indices_copy')), h(self)));
+  return w(b.call(($1203 ??= id('aten::row_indices_copy')), h(self)));
 }
 
-let $1194: number | undefined;
+let $1204: number | undefined;
 /** `aten::row_stack(Tensor[] tensors) -> Tensor` */
 export function row_stack(tensors: readonly Tensor[]): Tensor {
-  return w(b.call(($1194 ??= id('aten::row_stack')), hs(tensors)));
+  return w(b.call(($1204 ??= id('aten::row_stack')), hs(tensors)));
 }
 
-let $1195: number | undefined;
+let $1205: number | undefined;
 /** `aten::rrelu(Tensor self, Scalar lower=0.125, Scalar upper=0.33333333333333331, bool training=False, Generator? generator=None) -> Tensor` */
-export function rrelu(self: Tensor, options?: { lower?: Scalar; upper?: Scalar; training?: boolean }): Tensor {
+export function rrelu(self: Tensor, options?: { lower?: Scalar; upper?: Scalar; training?: boolean; generator?: Generator | null }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1195 ??= id('aten::rrelu')), h(self)));
+    return w(b.call(($1205 ??= id('aten::rrelu')), h(self)));
   }
-  known('rrelu', options, ['lower', 'upper', 'training']);
-  return w(b.call(($1195 ??= id('aten::rrelu')), h(self), options.lower, options.upper, options.training));
+  known('rrelu', options, ['lower', 'upper', 'training', 'generator']);
+  return w(b.call(($1205 ??= id('aten::rrelu')), h(self), options.lower, options.upper, options.training, hgo(options.generator)));
 }
 
-let $1196: number | undefined;
+let $1206: number | undefined;
 /** `aten::rrelu_(Tensor(a!) self, Scalar lower=0.125, Scalar upper=0.33333333333333331, bool training=False, Generator? generator=None) -> Tensor(a!)` */
-export function rrelu_(self: Tensor, options?: { lower?: Scalar; upper?: Scalar; training?: boolean }): Tensor {
+export function rrelu_(self: Tensor, options?: { lower?: Scalar; upper?: Scalar; training?: boolean; generator?: Generator | null }): Tensor {
   if (options === undefined) {
-    b.call(($1196 ??= id('aten::rrelu_')), h(self));
+    b.call(($1206 ??= id('aten::rrelu_')), h(self));
     return self;
   }
-  known('rrelu_', options, ['lower', 'upper', 'training']);
-  b.call(($1196 ??= id('aten::rrelu_')), h(self), options.lower, options.upper, options.training);
+  known('rrelu_', options, ['lower', 'upper', 'training', 'generator']);
+  b.call(($1206 ??= id('aten::rrelu_')), h(self), options.lower, options.upper, options.training, hgo(options.generator));
   return self;
 }
 
-let $1197: number | undefined;
+let $1207: number | undefined;
 /** `aten::rrelu_with_noise(Tensor self, Tensor(b!) noise, Scalar lower=0.125, Scalar upper=0.33333333333333331, bool training=False, Generator? generator=None) -> Tensor` */
-export function rrelu_with_noise(self: Tensor, noise: Tensor, options?: { lower?: Scalar; upper?: Scalar; training?: boolean }): Tensor {
+export function rrelu_with_noise(self: Tensor, noise: Tensor, options?: { lower?: Scalar; upper?: Scalar; training?: boolean; generator?: Generator | null }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1197 ??= id('aten::rrelu_with_noise')), h(self), h(noise)));
+    return w(b.call(($1207 ??= id('aten::rrelu_with_noise')), h(self), h(noise)));
   }
-  known('rrelu_with_noise', options, ['lower', 'upper', 'training']);
-  return w(b.call(($1197 ??= id('aten::rrelu_with_noise')), h(self), h(noise), options.lower, options.upper, options.training));
+  known('rrelu_with_noise', options, ['lower', 'upper', 'training', 'generator']);
+  return w(b.call(($1207 ??= id('aten::rrelu_with_noise')), h(self), h(noise), options.lower, options.upper, options.training, hgo(options.generator)));
 }
 
-let $1198: number | undefined;
+let $1208: number | undefined;
 /** `aten::rrelu_with_noise_(Tensor(a!) self, Tensor(b!) noise, Scalar lower=0.125, Scalar upper=0.33333333333333331, bool training=False, Generator? generator=None) -> Tensor(a!)` */
-export function rrelu_with_noise_(self: Tensor, noise: Tensor, options?: { lower?: Scalar; upper?: Scalar; training?: boolean }): Tensor {
+export function rrelu_with_noise_(self: Tensor, noise: Tensor, options?: { lower?: Scalar; upper?: Scalar; training?: boolean; generator?: Generator | null }): Tensor {
   if (options === undefined) {
-    b.call(($1198 ??= id('aten::rrelu_with_noise_')), h(self), h(noise));
+    b.call(($1208 ??= id('aten::rrelu_with_noise_')), h(self), h(noise));
     return self;
   }
-  known('rrelu_with_noise_', options, ['lower', 'upper', 'training']);
-  b.call(($1198 ??= id('aten::rrelu_with_noise_')), h(self), h(noise), options.lower, options.upper, options.training);
+  known('rrelu_with_noise_', options, ['lower', 'upper', 'training', 'generator']);
+  b.call(($1208 ??= id('aten::rrelu_with_noise_')), h(self), h(noise), options.lower, options.upper, options.training, hgo(options.generator));
   return self;
 }
 
-let $1199: number | undefined;
+let $1209: number | undefined;
 /** `aten::rrelu_with_noise_backward(Tensor grad_output, Tensor self, Tensor noise, Scalar lower, Scalar upper, bool training, bool self_is_result) -> Tensor` */
 export function rrelu_with_noise_backward(grad_output: Tensor, self: Tensor, noise: Tensor, lower: Scalar, upper: Scalar, training: boolean, self_is_result: boolean): Tensor {
-  return w(b.call(($1199 ??= id('aten::rrelu_with_noise_backward')), h(grad_output), h(self), h(noise), lower, upper, training, self_is_result));
+  return w(b.call(($1209 ??= id('aten::rrelu_with_noise_backward')), h(grad_output), h(self), h(noise), lower, upper, training, self_is_result));
 }
 
-let $1200: number | undefined;
+let $1210: number | undefined;
 /** `aten::rrelu_with_noise_functional(Tensor self, Tensor noise, Scalar lower=0.125, Scalar upper=0.33333333333333331, bool training=False, Generator? generator=None) -> (Tensor, Tensor noise_out)` */
-export function rrelu_with_noise_functional(self: Tensor, noise: Tensor, options?: { lower?: Scalar; upper?: Scalar; training?: boolean }): [Tensor, Tensor] {
+export function rrelu_with_noise_functional(self: Tensor, noise: Tensor, options?: { lower?: Scalar; upper?: Scalar; training?: boolean; generator?: Generator | null }): [Tensor, Tensor] {
   if (options === undefined) {
-    const result = list(b.call(($1200 ??= id('aten::rrelu_with_noise_functional')), h(self), h(noise)));
+    const result = list(b.call(($1210 ??= id('aten::rrelu_with_noise_functional')), h(self), h(noise)));
     return [w(result[0]), w(result[1])];
   }
-  known('rrelu_with_noise_functional', options, ['lower', 'upper', 'training']);
-  const result = list(b.call(($1200 ??= id('aten::rrelu_with_noise_functional')), h(self), h(noise), options.lower, options.upper, options.training));
+  known('rrelu_with_noise_functional', options, ['lower', 'upper', 'training', 'generator']);
+  const result = list(b.call(($1210 ??= id('aten::rrelu_with_noise_functional')), h(self), h(noise), options.lower, options.upper, options.training, hgo(options.generator)));
   return [w(result[0]), w(result[1])];
 }
 
-let $1201: number | undefined;
+let $1211: number | undefined;
 /** `aten::rsqrt(Tensor self) -> Tensor` */
 export function rsqrt(self: Tensor): Tensor {
-  return w(b.call(($1201 ??= id('aten::rsqrt')), h(self)));
+  return w(b.call(($1211 ??= id('aten::rsqrt')), h(self)));
 }
 
-let $1202: number | undefined;
+let $1212: number | undefined;
 /** `aten::rsqrt_(Tensor(a!) self) -> Tensor(a!)` */
 export function rsqrt_(self: Tensor): Tensor {
-  b.call(($1202 ??= id('aten::rsqrt_')), h(self));
+  b.call(($1212 ??= id('aten::rsqrt_')), h(self));
   return self;
 }
 
-let $1203: number | undefined, $1204: number | undefined;
+let $1213: number | undefined, $1214: number | undefined;
 /**
  * - `aten::rsub.Scalar(Tensor self, Scalar other, Scalar alpha=1) -> Tensor`
  * - `aten::rsub.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor`
@@ -9504,39 +9666,39 @@ export function rsub(self: Tensor, other: Scalar | Tensor, options?: { alpha?: S
 export function rsub(a0: unknown, a1: unknown, a2?: unknown): unknown {
   if (isScalar(a1)) {
     if (a2 === undefined) {
-      return w(b.call(($1203 ??= id('aten::rsub.Scalar')), h(a0), a1 as never));
+      return w(b.call(($1213 ??= id('aten::rsub.Scalar')), h(a0), a1 as never));
     }
     const o = known('rsub', a2, ['alpha']);
-    return w(b.call(($1203 ??= id('aten::rsub.Scalar')), h(a0), a1 as never, o.alpha as never));
+    return w(b.call(($1213 ??= id('aten::rsub.Scalar')), h(a0), a1 as never, o.alpha as never));
   }
   if (a2 === undefined) {
-    return w(b.call(($1204 ??= id('aten::rsub.Tensor')), h(a0), h(a1)));
+    return w(b.call(($1214 ??= id('aten::rsub.Tensor')), h(a0), h(a1)));
   }
   const o = known('rsub', a2, ['alpha']);
-  return w(b.call(($1204 ??= id('aten::rsub.Tensor')), h(a0), h(a1), o.alpha as never));
+  return w(b.call(($1214 ??= id('aten::rsub.Tensor')), h(a0), h(a1), o.alpha as never));
 }
 
-let $1205: number | undefined;
+let $1215: number | undefined;
 /** `aten::scalar_tensor(Scalar s, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor` */
 export function scalar_tensor(s: Scalar, options?: { dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1205 ??= id('aten::scalar_tensor')), s));
+    return w(b.call(($1215 ??= id('aten::scalar_tensor')), s));
   }
   known('scalar_tensor', options, ['dtype', 'layout', 'device', 'pin_memory']);
-  return w(b.call(($1205 ??= id('aten::scalar_tensor')), s, options.dtype, options.layout, options.device, options.pin_memory));
+  return w(b.call(($1215 ??= id('aten::scalar_tensor')), s, options.dtype, options.layout, options.device, options.pin_memory));
 }
 
-let $1206: number | undefined;
+let $1216: number | undefined;
 /** `aten::scaled_dot_product_attention(Tensor query, Tensor key, Tensor value, Tensor? attn_mask=None, float dropout_p=0., bool is_causal=False, *, float? scale=None, bool enable_gqa=False) -> Tensor` */
 export function scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, options?: { attn_mask?: Tensor | null; dropout_p?: number; is_causal?: boolean; scale?: number | null; enable_gqa?: boolean }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1206 ??= id('aten::scaled_dot_product_attention')), h(query), h(key), h(value)));
+    return w(b.call(($1216 ??= id('aten::scaled_dot_product_attention')), h(query), h(key), h(value)));
   }
   known('scaled_dot_product_attention', options, ['attn_mask', 'dropout_p', 'is_causal', 'scale', 'enable_gqa']);
-  return w(b.call(($1206 ??= id('aten::scaled_dot_product_attention')), h(query), h(key), h(value), hno(options.attn_mask), options.dropout_p, options.is_causal, options.scale, options.enable_gqa));
+  return w(b.call(($1216 ??= id('aten::scaled_dot_product_attention')), h(query), h(key), h(value), hno(options.attn_mask), options.dropout_p, options.is_causal, options.scale, options.enable_gqa));
 }
 
-let $1207: number | undefined, $1208: number | undefined, $1209: number | undefined, $1210: number | undefined;
+let $1217: number | undefined, $1218: number | undefined, $1219: number | undefined, $1220: number | undefined;
 /**
  * - `aten::scatter.value(Tensor self, int dim, Tensor index, Scalar value) -> Tensor`
  * - `aten::scatter.src(Tensor self, int dim, Tensor index, Tensor src) -> Tensor`
@@ -9547,22 +9709,22 @@ export function scatter(self: Tensor, dim: Int, index: Tensor, src: Tensor | Sca
 export function scatter(self: Tensor, dim: Int, index: Tensor, src: Tensor | Scalar): Tensor;
 export function scatter(a0: unknown, a1: unknown, a2: unknown, a3: unknown, a4?: unknown): unknown {
   if (isScalar(a3) && a4 === undefined) {
-    return w(b.call(($1207 ??= id('aten::scatter.value')), h(a0), a1 as never, h(a2), a3 as never));
+    return w(b.call(($1217 ??= id('aten::scatter.value')), h(a0), a1 as never, h(a2), a3 as never));
   }
   if (a4 === undefined) {
-    return w(b.call(($1208 ??= id('aten::scatter.src')), h(a0), a1 as never, h(a2), h(a3)));
+    return w(b.call(($1218 ??= id('aten::scatter.src')), h(a0), a1 as never, h(a2), h(a3)));
   }
   if (isScalar(a3)) {
     needed('scatter', a4, ['reduce']);
     const o = known('scatter', a4, ['reduce']);
-    return w(b.call(($1209 ??= id('aten::scatter.value_reduce')), h(a0), a1 as never, h(a2), a3 as never, o.reduce as never));
+    return w(b.call(($1219 ??= id('aten::scatter.value_reduce')), h(a0), a1 as never, h(a2), a3 as never, o.reduce as never));
   }
   needed('scatter', a4, ['reduce']);
   const o = known('scatter', a4, ['reduce']);
-  return w(b.call(($1210 ??= id('aten::scatter.reduce')), h(a0), a1 as never, h(a2), h(a3), o.reduce as never));
+  return w(b.call(($1220 ??= id('aten::scatter.reduce')), h(a0), a1 as never, h(a2), h(a3), o.reduce as never));
 }
 
-let $1211: number | undefined, $1212: number | undefined, $1213: number | undefined, $1214: number | undefined;
+let $1221: number | undefined, $1222: number | undefined, $1223: number | undefined, $1224: number | undefined;
 /**
  * - `aten::scatter_.value(Tensor(a!) self, int dim, Tensor index, Scalar value) -> Tensor(a!)`
  * - `aten::scatter_.src(Tensor(a!) self, int dim, Tensor index, Tensor src) -> Tensor(a!)`
@@ -9573,61 +9735,61 @@ export function scatter_(self: Tensor, dim: Int, index: Tensor, src: Tensor | Sc
 export function scatter_(self: Tensor, dim: Int, index: Tensor, src: Tensor | Scalar): Tensor;
 export function scatter_(a0: unknown, a1: unknown, a2: unknown, a3: unknown, a4?: unknown): unknown {
   if (isScalar(a3) && a4 === undefined) {
-    b.call(($1211 ??= id('aten::scatter_.value')), h(a0), a1 as never, h(a2), a3 as never);
+    b.call(($1221 ??= id('aten::scatter_.value')), h(a0), a1 as never, h(a2), a3 as never);
     return a0 as Tensor;
   }
   if (a4 === undefined) {
-    b.call(($1212 ??= id('aten::scatter_.src')), h(a0), a1 as never, h(a2), h(a3));
+    b.call(($1222 ??= id('aten::scatter_.src')), h(a0), a1 as never, h(a2), h(a3));
     return a0 as Tensor;
   }
   if (isScalar(a3)) {
     needed('scatter_', a4, ['reduce']);
     const o = known('scatter_', a4, ['reduce']);
-    b.call(($1213 ??= id('aten::scatter_.value_reduce')), h(a0), a1 as never, h(a2), a3 as never, o.reduce as never);
+    b.call(($1223 ??= id('aten::scatter_.value_reduce')), h(a0), a1 as never, h(a2), a3 as never, o.reduce as never);
     return a0 as Tensor;
   }
   needed('scatter_', a4, ['reduce']);
   const o = known('scatter_', a4, ['reduce']);
-  b.call(($1214 ??= id('aten::scatter_.reduce')), h(a0), a1 as never, h(a2), h(a3), o.reduce as never);
+  b.call(($1224 ??= id('aten::scatter_.reduce')), h(a0), a1 as never, h(a2), h(a3), o.reduce as never);
   return a0 as Tensor;
 }
 
-let $1215: number | undefined;
+let $1225: number | undefined;
 /** `aten::scatter_add(Tensor self, int dim, Tensor index, Tensor src) -> Tensor` */
 export function scatter_add(self: Tensor, dim: Int, index: Tensor, src: Tensor): Tensor {
-  return w(b.call(($1215 ??= id('aten::scatter_add')), h(self), dim, h(index), h(src)));
+  return w(b.call(($1225 ??= id('aten::scatter_add')), h(self), dim, h(index), h(src)));
 }
 
-let $1216: number | undefined;
+let $1226: number | undefined;
 /** `aten::scatter_add_(Tensor(a!) self, int dim, Tensor index, Tensor src) -> Tensor(a!)` */
 export function scatter_add_(self: Tensor, dim: Int, index: Tensor, src: Tensor): Tensor {
-  b.call(($1216 ??= id('aten::scatter_add_')), h(self), dim, h(index), h(src));
+  b.call(($1226 ??= id('aten::scatter_add_')), h(self), dim, h(index), h(src));
   return self;
 }
 
-let $1217: number | undefined;
+let $1227: number | undefined;
 /** `aten::scatter_reduce.two(Tensor self, int dim, Tensor index, Tensor src, str reduce, *, bool include_self=True) -> Tensor` */
 export function scatter_reduce(self: Tensor, dim: Int, index: Tensor, src: Tensor, reduce: string, options?: { include_self?: boolean }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1217 ??= id('aten::scatter_reduce.two')), h(self), dim, h(index), h(src), reduce));
+    return w(b.call(($1227 ??= id('aten::scatter_reduce.two')), h(self), dim, h(index), h(src), reduce));
   }
   known('scatter_reduce', options, ['include_self']);
-  return w(b.call(($1217 ??= id('aten::scatter_reduce.two')), h(self), dim, h(index), h(src), reduce, options.include_self));
+  return w(b.call(($1227 ??= id('aten::scatter_reduce.two')), h(self), dim, h(index), h(src), reduce, options.include_self));
 }
 
-let $1218: number | undefined;
+let $1228: number | undefined;
 /** `aten::scatter_reduce_.two(Tensor(a!) self, int dim, Tensor index, Tensor src, str reduce, *, bool include_self=True) -> Tensor(a!)` */
 export function scatter_reduce_(self: Tensor, dim: Int, index: Tensor, src: Tensor, reduce: string, options?: { include_self?: boolean }): Tensor {
   if (options === undefined) {
-    b.call(($1218 ??= id('aten::scatter_reduce_.two')), h(self), dim, h(index), h(src), reduce);
+    b.call(($1228 ??= id('aten::scatter_reduce_.two')), h(self), dim, h(index), h(src), reduce);
     return self;
   }
   known('scatter_reduce_', options, ['include_self']);
-  b.call(($1218 ??= id('aten::scatter_reduce_.two')), h(self), dim, h(index), h(src), reduce, options.include_self);
+  b.call(($1228 ??= id('aten::scatter_reduce_.two')), h(self), dim, h(index), h(src), reduce, options.include_self);
   return self;
 }
 
-let $1219: number | undefined, $1220: number | undefined;
+let $1229: number | undefined, $1230: number | undefined;
 /**
  * - `aten::searchsorted.Scalar(Tensor sorted_sequence, Scalar self, *, bool out_int32=False, bool right=False, str? side=None, Tensor? sorter=None) -> Tensor`
  * - `aten::searchsorted.Tensor(Tensor sorted_sequence, Tensor self, *, bool out_int32=False, bool right=False, str? side=None, Tensor? sorter=None) -> Tensor`
@@ -9636,66 +9798,66 @@ export function searchsorted(sorted_sequence: Tensor, self: Scalar | Tensor, opt
 export function searchsorted(a0: unknown, a1: unknown, a2?: unknown): unknown {
   if (isScalar(a1)) {
     if (a2 === undefined) {
-      return w(b.call(($1219 ??= id('aten::searchsorted.Scalar')), h(a0), a1 as never));
+      return w(b.call(($1229 ??= id('aten::searchsorted.Scalar')), h(a0), a1 as never));
     }
     const o = known('searchsorted', a2, ['out_int32', 'right', 'side', 'sorter']);
-    return w(b.call(($1219 ??= id('aten::searchsorted.Scalar')), h(a0), a1 as never, o.out_int32 as never, o.right as never, o.side as never, hno(o.sorter)));
+    return w(b.call(($1229 ??= id('aten::searchsorted.Scalar')), h(a0), a1 as never, o.out_int32 as never, o.right as never, o.side as never, hno(o.sorter)));
   }
   if (a2 === undefined) {
-    return w(b.call(($1220 ??= id('aten::searchsorted.Tensor')), h(a0), h(a1)));
+    return w(b.call(($1230 ??= id('aten::searchsorted.Tensor')), h(a0), h(a1)));
   }
   const o = known('searchsorted', a2, ['out_int32', 'right', 'side', 'sorter']);
-  return w(b.call(($1220 ??= id('aten::searchsorted.Tensor')), h(a0), h(a1), o.out_int32 as never, o.right as never, o.side as never, hno(o.sorter)));
+  return w(b.call(($1230 ??= id('aten::searchsorted.Tensor')), h(a0), h(a1), o.out_int32 as never, o.right as never, o.side as never, hno(o.sorter)));
 }
 
-let $1221: number | undefined;
+let $1231: number | undefined;
 /** `aten::segment_reduce(Tensor data, str reduce, *, Tensor? lengths=None, Tensor? indices=None, Tensor? offsets=None, int axis=0, bool unsafe=False, Scalar? initial=None) -> Tensor` */
 export function segment_reduce(data: Tensor, reduce: string, options?: { lengths?: Tensor | null; indices?: Tensor | null; offsets?: Tensor | null; axis?: Int; unsafe?: boolean; initial?: Scalar | null }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1221 ??= id('aten::segment_reduce')), h(data), reduce));
+    return w(b.call(($1231 ??= id('aten::segment_reduce')), h(data), reduce));
   }
   known('segment_reduce', options, ['lengths', 'indices', 'offsets', 'axis', 'unsafe', 'initial']);
-  return w(b.call(($1221 ??= id('aten::segment_reduce')), h(data), reduce, hno(options.lengths), hno(options.indices), hno(options.offsets), options.axis, options.unsafe, options.initial));
+  return w(b.call(($1231 ??= id('aten::segment_reduce')), h(data), reduce, hno(options.lengths), hno(options.indices), hno(options.offsets), options.axis, options.unsafe, options.initial));
 }
 
-let $1222: number | undefined;
+let $1232: number | undefined;
 /** `aten::select.int(Tensor(a) self, int dim, SymInt index) -> Tensor(a)` */
 export function select(self: Tensor, dim: Int, index: Int): Tensor {
-  return w(b.call(($1222 ??= id('aten::select.int')), h(self), dim, index));
+  return w(b.call(($1232 ??= id('aten::select.int')), h(self), dim, index));
 }
 
-let $1223: number | undefined;
+let $1233: number | undefined;
 /** `aten::select_backward(Tensor grad_output, SymInt[] input_sizes, int dim, SymInt index) -> Tensor` */
 export function select_backward(grad_output: Tensor, input_sizes: readonly Int[], dim: Int, index: Int): Tensor {
-  return w(b.call(($1223 ??= id('aten::select_backward')), h(grad_output), input_sizes, dim, index));
+  return w(b.call(($1233 ??= id('aten::select_backward')), h(grad_output), input_sizes, dim, index));
 }
 
-let $1224: number | undefined;
+let $1234: number | undefined;
 /** `aten::select_copy.int(Tensor self, int dim, SymInt index) -> Tensor` */
 export function select_copy(self: Tensor, dim: Int, index: Int): Tensor {
-  return w(b.call(($1224 ??= id('aten::select_copy.int')), h(self), dim, index));
+  return w(b.call(($1234 ??= id('aten::select_copy.int')), h(self), dim, index));
 }
 
-let $1225: number | undefined;
+let $1235: number | undefined;
 /** `aten::select_scatter(Tensor self, Tensor src, int dim, SymInt index) -> Tensor` */
 export function select_scatter(self: Tensor, src: Tensor, dim: Int, index: Int): Tensor {
-  return w(b.call(($1225 ??= id('aten::select_scatter')), h(self), h(src), dim, index));
+  return w(b.call(($1235 ??= id('aten::select_scatter')), h(self), h(src), dim, index));
 }
 
-let $1226: number | undefined;
+let $1236: number | undefined;
 /** `aten::selu(Tensor self) -> Tensor` */
 export function selu(self: Tensor): Tensor {
-  return w(b.call(($1226 ??= id('aten::selu')), h(self)));
+  return w(b.call(($1236 ??= id('aten::selu')), h(self)));
 }
 
-let $1227: number | undefined;
+let $1237: number | undefined;
 /** `aten::selu_(Tensor(a!) self) -> Tensor(a!)` */
 export function selu_(self: Tensor): Tensor {
-  b.call(($1227 ??= id('aten::selu_')), h(self));
+  b.call(($1237 ??= id('aten::selu_')), h(self));
   return self;
 }
 
-let $1228: number | undefined, $1229: number | undefined;
+let $1238: number | undefined, $1239: number | undefined;
 /**
  * - `aten::set(Tensor self) -> Tensor`
  * - `aten::set.source_Tensor(Tensor self, Tensor source) -> Tensor`
@@ -9704,12 +9866,12 @@ export function set(self: Tensor): Tensor;
 export function set(self: Tensor, source: Tensor): Tensor;
 export function set(a0: unknown, a1?: unknown): unknown {
   if (a1 === undefined) {
-    return w(b.call(($1228 ??= id('aten::set')), h(a0)));
+    return w(b.call(($1238 ??= id('aten::set')), h(a0)));
   }
-  return w(b.call(($1229 ??= id('aten::set.source_Tensor')), h(a0), h(a1)));
+  return w(b.call(($1239 ??= id('aten::set.source_Tensor')), h(a0), h(a1)));
 }
 
-let $1230: number | undefined, $1231: number | undefined, $1232: number | undefined;
+let $1240: number | undefined, $1241: number | undefined, $1242: number | undefined;
 /**
  * - `aten::set_(Tensor(a!) self) -> Tensor(a!)`
  * - `aten::set_.source_Tensor(Tensor(a!) self, Tensor source) -> Tensor(a!)`
@@ -9720,334 +9882,334 @@ export function set_(self: Tensor, source: Tensor): Tensor;
 export function set_(self: Tensor, source: Tensor, storage_offset: Int, size: readonly Int[], options?: { stride?: readonly Int[] }): Tensor;
 export function set_(a0: unknown, a1?: unknown, a2?: unknown, a3?: unknown, a4?: unknown): unknown {
   if (a1 === undefined) {
-    b.call(($1230 ??= id('aten::set_')), h(a0));
+    b.call(($1240 ??= id('aten::set_')), h(a0));
     return a0 as Tensor;
   }
   if (a2 === undefined) {
-    b.call(($1231 ??= id('aten::set_.source_Tensor')), h(a0), h(a1));
+    b.call(($1241 ??= id('aten::set_.source_Tensor')), h(a0), h(a1));
     return a0 as Tensor;
   }
   if (a4 === undefined) {
-    b.call(($1232 ??= id('aten::set_.source_Tensor_storage_offset')), h(a0), h(a1), a2 as never, a3 as never);
+    b.call(($1242 ??= id('aten::set_.source_Tensor_storage_offset')), h(a0), h(a1), a2 as never, a3 as never);
     return a0 as Tensor;
   }
   const o = known('set_', a4, ['stride']);
-  b.call(($1232 ??= id('aten::set_.source_Tensor_storage_offset')), h(a0), h(a1), a2 as never, a3 as never, o.stride as never);
+  b.call(($1242 ??= id('aten::set_.source_Tensor_storage_offset')), h(a0), h(a1), a2 as never, a3 as never, o.stride as never);
   return a0 as Tensor;
 }
 
-let $1233: number | undefined;
+let $1243: number | undefined;
 /** `aten::sgn(Tensor self) -> Tensor` */
 export function sgn(self: Tensor): Tensor {
-  return w(b.call(($1233 ??= id('aten::sgn')), h(self)));
-}
-
-let $1234: number | undefined;
-/** `aten::sgn_(Tensor(a!) self) -> Tensor(a!)` */
-export function sgn_(self: Tensor): Tensor {
-  b.call(($1234 ??= id('aten::sgn_')), h(self));
-  return self;
-}
-
-let $1235: number | undefined;
-/** `aten::shallow_copy_data_(Tensor(a!) self, Tensor source) -> Tensor(a!)` */
-export function shallow_copy_data_(self: Tensor, source: Tensor): Tensor {
-  b.call(($1235 ??= id('aten::shallow_copy_data_')), h(self), h(source));
-  return self;
-}
-
-let $1236: number | undefined;
-/** `aten::sigmoid(Tensor self) -> Tensor` */
-export function sigmoid(self: Tensor): Tensor {
-  return w(b.call(($1236 ??= id('aten::sigmoid')), h(self)));
-}
-
-let $1237: number | undefined;
-/** `aten::sigmoid_(Tensor(a!) self) -> Tensor(a!)` */
-export function sigmoid_(self: Tensor): Tensor {
-  b.call(($1237 ??= id('aten::sigmoid_')), h(self));
-  return self;
-}
-
-let $1238: number | undefined;
-/** `aten::sigmoid_backward(Tensor grad_output, Tensor output) -> Tensor` */
-export function sigmoid_backward(grad_output: Tensor, output: Tensor): Tensor {
-  return w(b.call(($1238 ??= id('aten::sigmoid_backward')), h(grad_output), h(output)));
-}
-
-let $1239: number | undefined;
-/** `aten::sign(Tensor self) -> Tensor` */
-export function sign(self: Tensor): Tensor {
-  return w(b.call(($1239 ??= id('aten::sign')), h(self)));
-}
-
-let $1240: number | undefined;
-/** `aten::sign_(Tensor(a!) self) -> Tensor(a!)` */
-export function sign_(self: Tensor): Tensor {
-  b.call(($1240 ??= id('aten::sign_')), h(self));
-  return self;
-}
-
-let $1241: number | undefined;
-/** `aten::signbit(Tensor self) -> Tensor` */
-export function signbit(self: Tensor): Tensor {
-  return w(b.call(($1241 ??= id('aten::signbit')), h(self)));
-}
-
-let $1242: number | undefined;
-/** `aten::silu(Tensor self) -> Tensor` */
-export function silu(self: Tensor): Tensor {
-  return w(b.call(($1242 ??= id('aten::silu')), h(self)));
-}
-
-let $1243: number | undefined;
-/** `aten::silu_(Tensor(a!) self) -> Tensor(a!)` */
-export function silu_(self: Tensor): Tensor {
-  b.call(($1243 ??= id('aten::silu_')), h(self));
-  return self;
+  return w(b.call(($1243 ??= id('aten::sgn')), h(self)));
 }
 
 let $1244: number | undefined;
-/** `aten::silu_backward(Tensor grad_output, Tensor self) -> Tensor` */
-export function silu_backward(grad_output: Tensor, self: Tensor): Tensor {
-  return w(b.call(($1244 ??= id('aten::silu_backward')), h(grad_output), h(self)));
+/** `aten::sgn_(Tensor(a!) self) -> Tensor(a!)` */
+export function sgn_(self: Tensor): Tensor {
+  b.call(($1244 ??= id('aten::sgn_')), h(self));
+  return self;
 }
 
 let $1245: number | undefined;
-/** `aten::sin(Tensor self) -> Tensor` */
-export function sin(self: Tensor): Tensor {
-  return w(b.call(($1245 ??= id('aten::sin')), h(self)));
+/** `aten::shallow_copy_data_(Tensor(a!) self, Tensor source) -> Tensor(a!)` */
+export function shallow_copy_data_(self: Tensor, source: Tensor): Tensor {
+  b.call(($1245 ??= id('aten::shallow_copy_data_')), h(self), h(source));
+  return self;
 }
 
 let $1246: number | undefined;
-/** `aten::sin_(Tensor(a!) self) -> Tensor(a!)` */
-export function sin_(self: Tensor): Tensor {
-  b.call(($1246 ??= id('aten::sin_')), h(self));
-  return self;
+/** `aten::sigmoid(Tensor self) -> Tensor` */
+export function sigmoid(self: Tensor): Tensor {
+  return w(b.call(($1246 ??= id('aten::sigmoid')), h(self)));
 }
 
 let $1247: number | undefined;
-/** `aten::sinc(Tensor self) -> Tensor` */
-export function sinc(self: Tensor): Tensor {
-  return w(b.call(($1247 ??= id('aten::sinc')), h(self)));
-}
-
-let $1248: number | undefined;
-/** `aten::sinc_(Tensor(a!) self) -> Tensor(a!)` */
-export function sinc_(self: Tensor): Tensor {
-  b.call(($1248 ??= id('aten::sinc_')), h(self));
+/** `aten::sigmoid_(Tensor(a!) self) -> Tensor(a!)` */
+export function sigmoid_(self: Tensor): Tensor {
+  b.call(($1247 ??= id('aten::sigmoid_')), h(self));
   return self;
 }
 
+let $1248: number | undefined;
+/** `aten::sigmoid_backward(Tensor grad_output, Tensor output) -> Tensor` */
+export function sigmoid_backward(grad_output: Tensor, output: Tensor): Tensor {
+  return w(b.call(($1248 ??= id('aten::sigmoid_backward')), h(grad_output), h(output)));
+}
+
 let $1249: number | undefined;
-/** `aten::sinh(Tensor self) -> Tensor` */
-export function sinh(self: Tensor): Tensor {
-  return w(b.call(($1249 ??= id('aten::sinh')), h(self)));
+/** `aten::sign(Tensor self) -> Tensor` */
+export function sign(self: Tensor): Tensor {
+  return w(b.call(($1249 ??= id('aten::sign')), h(self)));
 }
 
 let $1250: number | undefined;
-/** `aten::sinh_(Tensor(a!) self) -> Tensor(a!)` */
-export function sinh_(self: Tensor): Tensor {
-  b.call(($1250 ??= id('aten::sinh_')), h(self));
+/** `aten::sign_(Tensor(a!) self) -> Tensor(a!)` */
+export function sign_(self: Tensor): Tensor {
+  b.call(($1250 ??= id('aten::sign_')), h(self));
   return self;
 }
 
 let $1251: number | undefined;
-/** `aten::size.int(Tensor self, int dim) -> int` */
-export function size(self: Tensor, dim: Int): number {
-  return b.call(($1251 ??= id('aten::size.int')), h(self), dim) as number;
+/** `aten::signbit(Tensor self) -> Tensor` */
+export function signbit(self: Tensor): Tensor {
+  return w(b.call(($1251 ??= id('aten::signbit')), h(self)));
 }
 
 let $1252: number | undefined;
-/** `aten::slice.Tensor(Tensor(a) self, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor(a)` */
-export function slice(self: Tensor, options?: { dim?: Int; start?: Int | null; end?: Int | null; step?: Int }): Tensor {
-  if (options === undefined) {
-    return w(b.call(($1252 ??= id('aten::slice.Tensor')), h(self)));
-  }
-  known('slice', options, ['dim', 'start', 'end', 'step']);
-  return w(b.call(($1252 ??= id('aten::slice.Tensor')), h(self), options.dim, options.start, options.end, options.step));
+/** `aten::silu(Tensor self) -> Tensor` */
+export function silu(self: Tensor): Tensor {
+  return w(b.call(($1252 ??= id('aten::silu')), h(self)));
 }
 
 let $1253: number | undefined;
-/** `aten::slice_backward(Tensor grad_output, SymInt[] input_sizes, int dim, SymInt start, SymInt end, SymInt step) -> Tensor` */
-export function slice_backward(grad_output: Tensor, input_sizes: readonly Int[], dim: Int, start: Int, end: Int, step: Int): Tensor {
-  return w(b.call(($1253 ??= id('aten::slice_backward')), h(grad_output), input_sizes, dim, start, end, step));
+/** `aten::silu_(Tensor(a!) self) -> Tensor(a!)` */
+export function silu_(self: Tensor): Tensor {
+  b.call(($1253 ??= id('aten::silu_')), h(self));
+  return self;
 }
 
 let $1254: number | undefined;
-/** `aten::slice_copy.Tensor(Tensor self, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor` */
-export function slice_copy(self: Tensor, options?: { dim?: Int; start?: Int | null; end?: Int | null; step?: Int }): Tensor {
-  if (options === undefined) {
-    return w(b.call(($1254 ??= id('aten::slice_copy.Tensor')), h(self)));
-  }
-  known('slice_copy', options, ['dim', 'start', 'end', 'step']);
-  return w(b.call(($1254 ??= id('aten::slice_copy.Tensor')), h(self), options.dim, options.start, options.end, options.step));
+/** `aten::silu_backward(Tensor grad_output, Tensor self) -> Tensor` */
+export function silu_backward(grad_output: Tensor, self: Tensor): Tensor {
+  return w(b.call(($1254 ??= id('aten::silu_backward')), h(grad_output), h(self)));
 }
 
 let $1255: number | undefined;
-/** `aten::slice_inverse(Tensor(a) self, Tensor src, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor(a)` */
-export function slice_inverse(self: Tensor, src: Tensor, options?: { dim?: Int; start?: Int | null; end?: Int | null; step?: Int }): Tensor {
-  if (options === undefined) {
-    return w(b.call(($1255 ??= id('aten::slice_inverse')), h(self), h(src)));
-  }
-  known('slice_inverse', options, ['dim', 'start', 'end', 'step']);
-  return w(b.call(($1255 ??= id('aten::slice_inverse')), h(self), h(src), options.dim, options.start, options.end, options.step));
+/** `aten::sin(Tensor self) -> Tensor` */
+export function sin(self: Tensor): Tensor {
+  return w(b.call(($1255 ??= id('aten::sin')), h(self)));
 }
 
 let $1256: number | undefined;
-/** `aten::slice_scatter(Tensor self, Tensor src, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor` */
-export function slice_scatter(self: Tensor, src: Tensor, options?: { dim?: Int; start?: Int | null; end?: Int | null; step?: Int }): Tensor {
-  if (options === undefined) {
-    return w(b.call(($1256 ??= id('aten::slice_scatter')), h(self), h(src)));
-  }
-  known('slice_scatter', options, ['dim', 'start', 'end', 'step']);
-  return w(b.call(($1256 ??= id('aten::slice_scatter')), h(self), h(src), options.dim, options.start, options.end, options.step));
+/** `aten::sin_(Tensor(a!) self) -> Tensor(a!)` */
+export function sin_(self: Tensor): Tensor {
+  b.call(($1256 ??= id('aten::sin_')), h(self));
+  return self;
 }
 
 let $1257: number | undefined;
-/** `aten::slogdet(Tensor self) -> (Tensor sign, Tensor logabsdet)` */
-export function slogdet(self: Tensor): [Tensor, Tensor] {
-  const result = list(b.call(($1257 ??= id('aten::slogdet')), h(self)));
-  return [w(result[0]), w(result[1])];
+/** `aten::sinc(Tensor self) -> Tensor` */
+export function sinc(self: Tensor): Tensor {
+  return w(b.call(($1257 ??= id('aten::sinc')), h(self)));
 }
 
 let $1258: number | undefined;
-/** `aten::slow_conv3d(Tensor self, Tensor weight, SymInt[3] kernel_size, Tensor? bias=None, SymInt[3] stride=[1, 1, 1], SymInt[3] padding=[0, 0, 0]) -> Tensor` */
-export function slow_conv3d(self: Tensor, weight: Tensor, kernel_size: Int | readonly Int[], options?: { bias?: Tensor | null; stride?: Int | readonly Int[]; padding?: Int | readonly Int[] }): Tensor {
-  if (options === undefined) {
-    return w(b.call(($1258 ??= id('aten::slow_conv3d')), h(self), h(weight), kernel_size));
-  }
-  known('slow_conv3d', options, ['bias', 'stride', 'padding']);
-  return w(b.call(($1258 ??= id('aten::slow_conv3d')), h(self), h(weight), kernel_size, hno(options.bias), options.stride, options.padding));
+/** `aten::sinc_(Tensor(a!) self) -> Tensor(a!)` */
+export function sinc_(self: Tensor): Tensor {
+  b.call(($1258 ??= id('aten::sinc_')), h(self));
+  return self;
 }
 
 let $1259: number | undefined;
-/** `aten::slow_conv3d_forward(Tensor self, Tensor weight, SymInt[3] kernel_size, Tensor? bias, SymInt[3] stride, SymInt[3] padding) -> Tensor` */
-export function slow_conv3d_forward(self: Tensor, weight: Tensor, kernel_size: Int | readonly Int[], bias: Tensor | null, stride: Int | readonly Int[], padding: Int | readonly Int[]): Tensor {
-  return w(b.call(($1259 ??= id('aten::slow_conv3d_forward')), h(self), h(weight), kernel_size, hn(bias), stride, padding));
+/** `aten::sinh(Tensor self) -> Tensor` */
+export function sinh(self: Tensor): Tensor {
+  return w(b.call(($1259 ??= id('aten::sinh')), h(self)));
 }
 
 let $1260: number | undefined;
-/** `aten::slow_conv_dilated2d(Tensor self, Tensor weight, SymInt[2] kernel_size, Tensor? bias=None, SymInt[2] stride=[1, 1], SymInt[2] padding=[0, 0], SymInt[2] dilation=[1, 1]) -> Tensor` */
-export function slow_conv_dilated2d(self: Tensor, weight: Tensor, kernel_size: Int | readonly Int[], options?: { bias?: Tensor | null; stride?: Int | readonly Int[]; padding?: Int | readonly Int[]; dilation?: Int | readonly Int[] }): Tensor {
-  if (options === undefined) {
-    return w(b.call(($1260 ??= id('aten::slow_conv_dilated2d')), h(self), h(weight), kernel_size));
-  }
-  known('slow_conv_dilated2d', options, ['bias', 'stride', 'padding', 'dilation']);
-  return w(b.call(($1260 ??= id('aten::slow_conv_dilated2d')), h(self), h(weight), kernel_size, hno(options.bias), options.stride, options.padding, options.dilation));
+/** `aten::sinh_(Tensor(a!) self) -> Tensor(a!)` */
+export function sinh_(self: Tensor): Tensor {
+  b.call(($1260 ??= id('aten::sinh_')), h(self));
+  return self;
 }
 
 let $1261: number | undefined;
-/** `aten::slow_conv_dilated3d(Tensor self, Tensor weight, SymInt[3] kernel_size, Tensor? bias=None, SymInt[3] stride=[1, 1, 1], SymInt[3] padding=[0, 0, 0], SymInt[3] dilation=[1, 1, 1]) -> Tensor` */
-export function slow_conv_dilated3d(self: Tensor, weight: Tensor, kernel_size: Int | readonly Int[], options?: { bias?: Tensor | null; stride?: Int | readonly Int[]; padding?: Int | readonly Int[]; dilation?: Int | readonly Int[] }): Tensor {
-  if (options === undefined) {
-    return w(b.call(($1261 ??= id('aten::slow_conv_dilated3d')), h(self), h(weight), kernel_size));
-  }
-  known('slow_conv_dilated3d', options, ['bias', 'stride', 'padding', 'dilation']);
-  return w(b.call(($1261 ??= id('aten::slow_conv_dilated3d')), h(self), h(weight), kernel_size, hno(options.bias), options.stride, options.padding, options.dilation));
+/** `aten::size.int(Tensor self, int dim) -> int` */
+export function size(self: Tensor, dim: Int): number {
+  return b.call(($1261 ??= id('aten::size.int')), h(self), dim) as number;
 }
 
 let $1262: number | undefined;
-/** `aten::slow_conv_transpose2d(Tensor self, Tensor weight, SymInt[2] kernel_size, Tensor? bias=None, SymInt[2] stride=[1, 1], SymInt[2] padding=[0, 0], SymInt[2] output_padding=[0, 0], SymInt[2] dilation=[1, 1]) -> Tensor` */
-export function slow_conv_transpose2d(self: Tensor, weight: Tensor, kernel_size: Int | readonly Int[], options?: { bias?: Tensor | null; stride?: Int | readonly Int[]; padding?: Int | readonly Int[]; output_padding?: Int | readonly Int[]; dilation?: Int | readonly Int[] }): Tensor {
+/** `aten::slice.Tensor(Tensor(a) self, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor(a)` */
+export function slice(self: Tensor, options?: { dim?: Int; start?: Int | null; end?: Int | null; step?: Int }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1262 ??= id('aten::slow_conv_transpose2d')), h(self), h(weight), kernel_size));
+    return w(b.call(($1262 ??= id('aten::slice.Tensor')), h(self)));
   }
-  known('slow_conv_transpose2d', options, ['bias', 'stride', 'padding', 'output_padding', 'dilation']);
-  return w(b.call(($1262 ??= id('aten::slow_conv_transpose2d')), h(self), h(weight), kernel_size, hno(options.bias), options.stride, options.padding, options.output_padding, options.dilation));
+  known('slice', options, ['dim', 'start', 'end', 'step']);
+  return w(b.call(($1262 ??= id('aten::slice.Tensor')), h(self), options.dim, options.start, options.end, options.step));
 }
 
 let $1263: number | undefined;
-/** `aten::slow_conv_transpose3d(Tensor self, Tensor weight, SymInt[3] kernel_size, Tensor? bias=None, SymInt[3] stride=[1, 1, 1], SymInt[3] padding=[0, 0, 0], SymInt[3] output_padding=[0, 0, 0], SymInt[3] dilation=[1, 1, 1]) -> Tensor` */
-export function slow_conv_transpose3d(self: Tensor, weight: Tensor, kernel_size: Int | readonly Int[], options?: { bias?: Tensor | null; stride?: Int | readonly Int[]; padding?: Int | readonly Int[]; output_padding?: Int | readonly Int[]; dilation?: Int | readonly Int[] }): Tensor {
-  if (options === undefined) {
-    return w(b.call(($1263 ??= id('aten::slow_conv_transpose3d')), h(self), h(weight), kernel_size));
-  }
-  known('slow_conv_transpose3d', options, ['bias', 'stride', 'padding', 'output_padding', 'dilation']);
-  return w(b.call(($1263 ??= id('aten::slow_conv_transpose3d')), h(self), h(weight), kernel_size, hno(options.bias), options.stride, options.padding, options.output_padding, options.dilation));
+/** `aten::slice_backward(Tensor grad_output, SymInt[] input_sizes, int dim, SymInt start, SymInt end, SymInt step) -> Tensor` */
+export function slice_backward(grad_output: Tensor, input_sizes: readonly Int[], dim: Int, start: Int, end: Int, step: Int): Tensor {
+  return w(b.call(($1263 ??= id('aten::slice_backward')), h(grad_output), input_sizes, dim, start, end, step));
 }
 
 let $1264: number | undefined;
-/** `aten::smm(Tensor self, Tensor mat2) -> Tensor` */
-export function smm(self: Tensor, mat2: Tensor): Tensor {
-  return w(b.call(($1264 ??= id('aten::smm')), h(self), h(mat2)));
+/** `aten::slice_copy.Tensor(Tensor self, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor` */
+export function slice_copy(self: Tensor, options?: { dim?: Int; start?: Int | null; end?: Int | null; step?: Int }): Tensor {
+  if (options === undefined) {
+    return w(b.call(($1264 ??= id('aten::slice_copy.Tensor')), h(self)));
+  }
+  known('slice_copy', options, ['dim', 'start', 'end', 'step']);
+  return w(b.call(($1264 ??= id('aten::slice_copy.Tensor')), h(self), options.dim, options.start, options.end, options.step));
 }
 
 let $1265: number | undefined;
-/** `aten::smooth_l1_loss(Tensor self, Tensor target, int reduction=1, float beta=1.) -> Tensor` */
-export function smooth_l1_loss(self: Tensor, target: Tensor, options?: { reduction?: Int; beta?: number }): Tensor {
+/** `aten::slice_inverse(Tensor(a) self, Tensor src, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor(a)` */
+export function slice_inverse(self: Tensor, src: Tensor, options?: { dim?: Int; start?: Int | null; end?: Int | null; step?: Int }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1265 ??= id('aten::smooth_l1_loss')), h(self), h(target)));
+    return w(b.call(($1265 ??= id('aten::slice_inverse')), h(self), h(src)));
   }
-  known('smooth_l1_loss', options, ['reduction', 'beta']);
-  return w(b.call(($1265 ??= id('aten::smooth_l1_loss')), h(self), h(target), options.reduction, options.beta));
+  known('slice_inverse', options, ['dim', 'start', 'end', 'step']);
+  return w(b.call(($1265 ??= id('aten::slice_inverse')), h(self), h(src), options.dim, options.start, options.end, options.step));
 }
 
 let $1266: number | undefined;
-/** `aten::smooth_l1_loss_backward(Tensor grad_output, Tensor self, Tensor target, int reduction, float beta) -> Tensor` */
-export function smooth_l1_loss_backward(grad_output: Tensor, self: Tensor, target: Tensor, reduction: Int, beta: number): Tensor {
-  return w(b.call(($1266 ??= id('aten::smooth_l1_loss_backward')), h(grad_output), h(self), h(target), reduction, beta));
+/** `aten::slice_scatter(Tensor self, Tensor src, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor` */
+export function slice_scatter(self: Tensor, src: Tensor, options?: { dim?: Int; start?: Int | null; end?: Int | null; step?: Int }): Tensor {
+  if (options === undefined) {
+    return w(b.call(($1266 ??= id('aten::slice_scatter')), h(self), h(src)));
+  }
+  known('slice_scatter', options, ['dim', 'start', 'end', 'step']);
+  return w(b.call(($1266 ??= id('aten::slice_scatter')), h(self), h(src), options.dim, options.start, options.end, options.step));
 }
 
 let $1267: number | undefined;
-/** `aten::soft_margin_loss(Tensor self, Tensor target, int reduction=1) -> Tensor` */
-export function soft_margin_loss(self: Tensor, target: Tensor, options?: { reduction?: Int }): Tensor {
-  if (options === undefined) {
-    return w(b.call(($1267 ??= id('aten::soft_margin_loss')), h(self), h(target)));
-  }
-  known('soft_margin_loss', options, ['reduction']);
-  return w(b.call(($1267 ??= id('aten::soft_margin_loss')), h(self), h(target), options.reduction));
+/** `aten::slogdet(Tensor self) -> (Tensor sign, Tensor logabsdet)` */
+export function slogdet(self: Tensor): [Tensor, Tensor] {
+  const result = list(b.call(($1267 ??= id('aten::slogdet')), h(self)));
+  return [w(result[0]), w(result[1])];
 }
 
 let $1268: number | undefined;
-/** `aten::soft_margin_loss_backward(Tensor grad_output, Tensor self, Tensor target, int reduction) -> Tensor` */
-export function soft_margin_loss_backward(grad_output: Tensor, self: Tensor, target: Tensor, reduction: Int): Tensor {
-  return w(b.call(($1268 ??= id('aten::soft_margin_loss_backward')), h(grad_output), h(self), h(target), reduction));
+/** `aten::slow_conv3d(Tensor self, Tensor weight, SymInt[3] kernel_size, Tensor? bias=None, SymInt[3] stride=[1, 1, 1], SymInt[3] padding=[0, 0, 0]) -> Tensor` */
+export function slow_conv3d(self: Tensor, weight: Tensor, kernel_size: Int | readonly Int[], options?: { bias?: Tensor | null; stride?: Int | readonly Int[]; padding?: Int | readonly Int[] }): Tensor {
+  if (options === undefined) {
+    return w(b.call(($1268 ??= id('aten::slow_conv3d')), h(self), h(weight), kernel_size));
+  }
+  known('slow_conv3d', options, ['bias', 'stride', 'padding']);
+  return w(b.call(($1268 ??= id('aten::slow_conv3d')), h(self), h(weight), kernel_size, hno(options.bias), options.stride, options.padding));
 }
 
 let $1269: number | undefined;
-/** `aten::softmax.int(Tensor self, int dim, ScalarType? dtype=None) -> Tensor` */
-export function softmax(self: Tensor, dim: Int, options?: { dtype?: DType | null }): Tensor {
-  if (options === undefined) {
-    return w(b.call(($1269 ??= id('aten::softmax.int')), h(self), dim));
-  }
-  known('softmax', options, ['dtype']);
-  return w(b.call(($1269 ??= id('aten::softmax.int')), h(self), dim, options.dtype));
+/** `aten::slow_conv3d_forward(Tensor self, Tensor weight, SymInt[3] kernel_size, Tensor? bias, SymInt[3] stride, SymInt[3] padding) -> Tensor` */
+export function slow_conv3d_forward(self: Tensor, weight: Tensor, kernel_size: Int | readonly Int[], bias: Tensor | null, stride: Int | readonly Int[], padding: Int | readonly Int[]): Tensor {
+  return w(b.call(($1269 ??= id('aten::slow_conv3d_forward')), h(self), h(weight), kernel_size, hn(bias), stride, padding));
 }
 
 let $1270: number | undefined;
-/** `aten::softplus(Tensor self, Scalar beta=1, Scalar threshold=20) -> Tensor` */
-export function softplus(self: Tensor, options?: { beta?: Scalar; threshold?: Scalar }): Tensor {
+/** `aten::slow_conv_dilated2d(Tensor self, Tensor weight, SymInt[2] kernel_size, Tensor? bias=None, SymInt[2] stride=[1, 1], SymInt[2] padding=[0, 0], SymInt[2] dilation=[1, 1]) -> Tensor` */
+export function slow_conv_dilated2d(self: Tensor, weight: Tensor, kernel_size: Int | readonly Int[], options?: { bias?: Tensor | null; stride?: Int | readonly Int[]; padding?: Int | readonly Int[]; dilation?: Int | readonly Int[] }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1270 ??= id('aten::softplus')), h(self)));
+    return w(b.call(($1270 ??= id('aten::slow_conv_dilated2d')), h(self), h(weight), kernel_size));
   }
-  known('softplus', options, ['beta', 'threshold']);
-  return w(b.call(($1270 ??= id('aten::softplus')), h(self), options.beta, options.threshold));
+  known('slow_conv_dilated2d', options, ['bias', 'stride', 'padding', 'dilation']);
+  return w(b.call(($1270 ??= id('aten::slow_conv_dilated2d')), h(self), h(weight), kernel_size, hno(options.bias), options.stride, options.padding, options.dilation));
 }
 
 let $1271: number | undefined;
-/** `aten::softplus_backward(Tensor grad_output, Tensor self, Scalar beta, Scalar threshold) -> Tensor` */
-export function softplus_backward(grad_output: Tensor, self: Tensor, beta: Scalar, threshold: Scalar): Tensor {
-  return w(b.call(($1271 ??= id('aten::softplus_backward')), h(grad_output), h(self), beta, threshold));
+/** `aten::slow_conv_dilated3d(Tensor self, Tensor weight, SymInt[3] kernel_size, Tensor? bias=None, SymInt[3] stride=[1, 1, 1], SymInt[3] padding=[0, 0, 0], SymInt[3] dilation=[1, 1, 1]) -> Tensor` */
+export function slow_conv_dilated3d(self: Tensor, weight: Tensor, kernel_size: Int | readonly Int[], options?: { bias?: Tensor | null; stride?: Int | readonly Int[]; padding?: Int | readonly Int[]; dilation?: Int | readonly Int[] }): Tensor {
+  if (options === undefined) {
+    return w(b.call(($1271 ??= id('aten::slow_conv_dilated3d')), h(self), h(weight), kernel_size));
+  }
+  known('slow_conv_dilated3d', options, ['bias', 'stride', 'padding', 'dilation']);
+  return w(b.call(($1271 ??= id('aten::slow_conv_dilated3d')), h(self), h(weight), kernel_size, hno(options.bias), options.stride, options.padding, options.dilation));
 }
 
 let $1272: number | undefined;
-/** `aten::softshrink(Tensor self, Scalar lambd=0.5) -> Tensor` */
-export function softshrink(self: Tensor, options?: { lambd?: Scalar }): Tensor {
+/** `aten::slow_conv_transpose2d(Tensor self, Tensor weight, SymInt[2] kernel_size, Tensor? bias=None, SymInt[2] stride=[1, 1], SymInt[2] padding=[0, 0], SymInt[2] output_padding=[0, 0], SymInt[2] dilation=[1, 1]) -> Tensor` */
+export function slow_conv_transpose2d(self: Tensor, weight: Tensor, kernel_size: Int | readonly Int[], options?: { bias?: Tensor | null; stride?: Int | readonly Int[]; padding?: Int | readonly Int[]; output_padding?: Int | readonly Int[]; dilation?: Int | readonly Int[] }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1272 ??= id('aten::softshrink')), h(self)));
+    return w(b.call(($1272 ??= id('aten::slow_conv_transpose2d')), h(self), h(weight), kernel_size));
   }
-  known('softshrink', options, ['lambd']);
-  return w(b.call(($1272 ??= id('aten::softshrink')), h(self), options.lambd));
+  known('slow_conv_transpose2d', options, ['bias', 'stride', 'padding', 'output_padding', 'dilation']);
+  return w(b.call(($1272 ??= id('aten::slow_conv_transpose2d')), h(self), h(weight), kernel_size, hno(options.bias), options.stride, options.padding, options.output_padding, options.dilation));
 }
 
 let $1273: number | undefined;
-/** `aten::softshrink_backward(Tensor grad_output, Tensor self, Scalar lambd) -> Tensor` */
-export function softshrink_backward(grad_output: Tensor, self: Tensor, lambd: Scalar): Tensor {
-  return w(b.call(($1273 ??= id('aten::softshrink_backward')), h(grad_output), h(self), lambd));
+/** `aten::slow_conv_transpose3d(Tensor self, Tensor weight, SymInt[3] kernel_size, Tensor? bias=None, SymInt[3] stride=[1, 1, 1], SymInt[3] padding=[0, 0, 0], SymInt[3] output_padding=[0, 0, 0], SymInt[3] dilation=[1, 1, 1]) -> Tensor` */
+export function slow_conv_transpose3d(self: Tensor, weight: Tensor, kernel_size: Int | readonly Int[], options?: { bias?: Tensor | null; stride?: Int | readonly Int[]; padding?: Int | readonly Int[]; output_padding?: Int | readonly Int[]; dilation?: Int | readonly Int[] }): Tensor {
+  if (options === undefined) {
+    return w(b.call(($1273 ??= id('aten::slow_conv_transpose3d')), h(self), h(weight), kernel_size));
+  }
+  known('slow_conv_transpose3d', options, ['bias', 'stride', 'padding', 'output_padding', 'dilation']);
+  return w(b.call(($1273 ??= id('aten::slow_conv_transpose3d')), h(self), h(weight), kernel_size, hno(options.bias), options.stride, options.padding, options.output_padding, options.dilation));
 }
 
-let $1274: number | undefined, $1275: number | undefined;
+let $1274: number | undefined;
+/** `aten::smm(Tensor self, Tensor mat2) -> Tensor` */
+export function smm(self: Tensor, mat2: Tensor): Tensor {
+  return w(b.call(($1274 ??= id('aten::smm')), h(self), h(mat2)));
+}
+
+let $1275: number | undefined;
+/** `aten::smooth_l1_loss(Tensor self, Tensor target, int reduction=1, float beta=1.) -> Tensor` */
+export function smooth_l1_loss(self: Tensor, target: Tensor, options?: { reduction?: Int; beta?: number }): Tensor {
+  if (options === undefined) {
+    return w(b.call(($1275 ??= id('aten::smooth_l1_loss')), h(self), h(target)));
+  }
+  known('smooth_l1_loss', options, ['reduction', 'beta']);
+  return w(b.call(($1275 ??= id('aten::smooth_l1_loss')), h(self), h(target), options.reduction, options.beta));
+}
+
+let $1276: number | undefined;
+/** `aten::smooth_l1_loss_backward(Tensor grad_output, Tensor self, Tensor target, int reduction, float beta) -> Tensor` */
+export function smooth_l1_loss_backward(grad_output: Tensor, self: Tensor, target: Tensor, reduction: Int, beta: number): Tensor {
+  return w(b.call(($1276 ??= id('aten::smooth_l1_loss_backward')), h(grad_output), h(self), h(target), reduction, beta));
+}
+
+let $1277: number | undefined;
+/** `aten::soft_margin_loss(Tensor self, Tensor target, int reduction=1) -> Tensor` */
+export function soft_margin_loss(self: Tensor, target: Tensor, options?: { reduction?: Int }): Tensor {
+  if (options === undefined) {
+    return w(b.call(($1277 ??= id('aten::soft_margin_loss')), h(self), h(target)));
+  }
+  known('soft_margin_loss', options, ['reduction']);
+  return w(b.call(($1277 ??= id('aten::soft_margin_loss')), h(self), h(target), options.reduction));
+}
+
+let $1278: number | undefined;
+/** `aten::soft_margin_loss_backward(Tensor grad_output, Tensor self, Tensor target, int reduction) -> Tensor` */
+export function soft_margin_loss_backward(grad_output: Tensor, self: Tensor, target: Tensor, reduction: Int): Tensor {
+  return w(b.call(($1278 ??= id('aten::soft_margin_loss_backward')), h(grad_output), h(self), h(target), reduction));
+}
+
+let $1279: number | undefined;
+/** `aten::softmax.int(Tensor self, int dim, ScalarType? dtype=None) -> Tensor` */
+export function softmax(self: Tensor, dim: Int, options?: { dtype?: DType | null }): Tensor {
+  if (options === undefined) {
+    return w(b.call(($1279 ??= id('aten::softmax.int')), h(self), dim));
+  }
+  known('softmax', options, ['dtype']);
+  return w(b.call(($1279 ??= id('aten::softmax.int')), h(self), dim, options.dtype));
+}
+
+let $1280: number | undefined;
+/** `aten::softplus(Tensor self, Scalar beta=1, Scalar threshold=20) -> Tensor` */
+export function softplus(self: Tensor, options?: { beta?: Scalar; threshold?: Scalar }): Tensor {
+  if (options === undefined) {
+    return w(b.call(($1280 ??= id('aten::softplus')), h(self)));
+  }
+  known('softplus', options, ['beta', 'threshold']);
+  return w(b.call(($1280 ??= id('aten::softplus')), h(self), options.beta, options.threshold));
+}
+
+let $1281: number | undefined;
+/** `aten::softplus_backward(Tensor grad_output, Tensor self, Scalar beta, Scalar threshold) -> Tensor` */
+export function softplus_backward(grad_output: Tensor, self: Tensor, beta: Scalar, threshold: Scalar): Tensor {
+  return w(b.call(($1281 ??= id('aten::softplus_backward')), h(grad_output), h(self), beta, threshold));
+}
+
+let $1282: number | undefined;
+/** `aten::softshrink(Tensor self, Scalar lambd=0.5) -> Tensor` */
+export function softshrink(self: Tensor, options?: { lambd?: Scalar }): Tensor {
+  if (options === undefined) {
+    return w(b.call(($1282 ??= id('aten::softshrink')), h(self)));
+  }
+  known('softshrink', options, ['lambd']);
+  return w(b.call(($1282 ??= id('aten::softshrink')), h(self), options.lambd));
+}
+
+let $1283: number | undefined;
+/** `aten::softshrink_backward(Tensor grad_output, Tensor self, Scalar lambd) -> Tensor` */
+export function softshrink_backward(grad_output: Tensor, self: Tensor, lambd: Scalar): Tensor {
+  return w(b.call(($1283 ??= id('aten::softshrink_backward')), h(grad_output), h(self), lambd));
+}
+
+let $1284: number | undefined, $1285: number | undefined;
 /**
  * - `aten::sort(Tensor self, int dim=-1, bool descending=False) -> (Tensor values, Tensor indices)`
  * - `aten::sort.stable(Tensor self, *, bool? stable, int dim=-1, bool descending=False) -> (Tensor values, Tensor indices)`
@@ -10057,20 +10219,20 @@ export function sort(self: Tensor, options: { stable: boolean | null; dim?: Int;
 export function sort(a0: unknown, a1?: unknown): unknown {
   if (!given(a1, 'stable')) {
     if (a1 === undefined) {
-      const result = list(b.call(($1274 ??= id('aten::sort')), h(a0)));
+      const result = list(b.call(($1284 ??= id('aten::sort')), h(a0)));
       return [w(result[0]), w(result[1])];
     }
     const o = known('sort', a1, ['dim', 'descending']);
-    const result = list(b.call(($1274 ??= id('aten::sort')), h(a0), o.dim as never, o.descending as never));
+    const result = list(b.call(($1284 ??= id('aten::sort')), h(a0), o.dim as never, o.descending as never));
     return [w(result[0]), w(result[1])];
   }
   needed('sort', a1, ['stable']);
   const o = known('sort', a1, ['stable', 'dim', 'descending']);
-  const result = list(b.call(($1275 ??= id('aten::sort.stable')), h(a0), o.stable as never, o.dim as never, o.descending as never));
+  const result = list(b.call(($1285 ??= id('aten::sort.stable')), h(a0), o.stable as never, o.dim as never, o.descending as never));
   return [w(result[0]), w(result[1])];
 }
 
-let $1276: number | undefined, $1277: number | undefined;
+let $1286: number | undefined, $1287: number | undefined;
 /**
  * - `aten::sparse_bsc_tensor.ccol_row_value(Tensor ccol_indices, Tensor row_indices, Tensor values, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=False) -> Tensor`
  * - `aten::sparse_bsc_tensor.ccol_row_value_size(Tensor ccol_indices, Tensor row_indices, Tensor values, int[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=False) -> Tensor`
@@ -10080,19 +10242,19 @@ export function sparse_bsc_tensor(ccol_indices: Tensor, row_indices: Tensor, val
 export function sparse_bsc_tensor(a0: unknown, a1: unknown, a2: unknown, a3?: unknown, a4?: unknown): unknown {
   if ((isOptions(a3) || a3 === undefined)) {
     if (a3 === undefined) {
-      return w(b.call(($1276 ??= id('aten::sparse_bsc_tensor.ccol_row_value')), h(a0), h(a1), h(a2)));
+      return w(b.call(($1286 ??= id('aten::sparse_bsc_tensor.ccol_row_value')), h(a0), h(a1), h(a2)));
     }
     const o = known('sparse_bsc_tensor', a3, ['dtype', 'layout', 'device', 'pin_memory']);
-    return w(b.call(($1276 ??= id('aten::sparse_bsc_tensor.ccol_row_value')), h(a0), h(a1), h(a2), o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
+    return w(b.call(($1286 ??= id('aten::sparse_bsc_tensor.ccol_row_value')), h(a0), h(a1), h(a2), o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
   }
   if (a4 === undefined) {
-    return w(b.call(($1277 ??= id('aten::sparse_bsc_tensor.ccol_row_value_size')), h(a0), h(a1), h(a2), a3 as never));
+    return w(b.call(($1287 ??= id('aten::sparse_bsc_tensor.ccol_row_value_size')), h(a0), h(a1), h(a2), a3 as never));
   }
   const o = known('sparse_bsc_tensor', a4, ['dtype', 'layout', 'device', 'pin_memory']);
-  return w(b.call(($1277 ??= id('aten::sparse_bsc_tensor.ccol_row_value_size')), h(a0), h(a1), h(a2), a3 as never, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
+  return w(b.call(($1287 ??= id('aten::sparse_bsc_tensor.ccol_row_value_size')), h(a0), h(a1), h(a2), a3 as never, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
 }
 
-let $1278: number | undefined, $1279: number | undefined;
+let $1288: number | undefined, $1289: number | undefined;
 /**
  * - `aten::sparse_bsr_tensor.crow_col_value(Tensor crow_indices, Tensor col_indices, Tensor values, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=False) -> Tensor`
  * - `aten::sparse_bsr_tensor.crow_col_value_size(Tensor crow_indices, Tensor col_indices, Tensor values, int[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=False) -> Tensor`
@@ -10102,19 +10264,19 @@ export function sparse_bsr_tensor(crow_indices: Tensor, col_indices: Tensor, val
 export function sparse_bsr_tensor(a0: unknown, a1: unknown, a2: unknown, a3?: unknown, a4?: unknown): unknown {
   if ((isOptions(a3) || a3 === undefined)) {
     if (a3 === undefined) {
-      return w(b.call(($1278 ??= id('aten::sparse_bsr_tensor.crow_col_value')), h(a0), h(a1), h(a2)));
+      return w(b.call(($1288 ??= id('aten::sparse_bsr_tensor.crow_col_value')), h(a0), h(a1), h(a2)));
     }
     const o = known('sparse_bsr_tensor', a3, ['dtype', 'layout', 'device', 'pin_memory']);
-    return w(b.call(($1278 ??= id('aten::sparse_bsr_tensor.crow_col_value')), h(a0), h(a1), h(a2), o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
+    return w(b.call(($1288 ??= id('aten::sparse_bsr_tensor.crow_col_value')), h(a0), h(a1), h(a2), o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
   }
   if (a4 === undefined) {
-    return w(b.call(($1279 ??= id('aten::sparse_bsr_tensor.crow_col_value_size')), h(a0), h(a1), h(a2), a3 as never));
+    return w(b.call(($1289 ??= id('aten::sparse_bsr_tensor.crow_col_value_size')), h(a0), h(a1), h(a2), a3 as never));
   }
   const o = known('sparse_bsr_tensor', a4, ['dtype', 'layout', 'device', 'pin_memory']);
-  return w(b.call(($1279 ??= id('aten::sparse_bsr_tensor.crow_col_value_size')), h(a0), h(a1), h(a2), a3 as never, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
+  return w(b.call(($1289 ??= id('aten::sparse_bsr_tensor.crow_col_value_size')), h(a0), h(a1), h(a2), a3 as never, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
 }
 
-let $1280: number | undefined, $1281: number | undefined;
+let $1290: number | undefined, $1291: number | undefined;
 /**
  * - `aten::sparse_compressed_tensor.comp_plain_value(Tensor compressed_indices, Tensor plain_indices, Tensor values, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=False) -> Tensor`
  * - `aten::sparse_compressed_tensor.comp_plain_value_size(Tensor compressed_indices, Tensor plain_indices, Tensor values, SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=False) -> Tensor`
@@ -10124,19 +10286,19 @@ export function sparse_compressed_tensor(compressed_indices: Tensor, plain_indic
 export function sparse_compressed_tensor(a0: unknown, a1: unknown, a2: unknown, a3?: unknown, a4?: unknown): unknown {
   if ((isOptions(a3) || a3 === undefined)) {
     if (a3 === undefined) {
-      return w(b.call(($1280 ??= id('aten::sparse_compressed_tensor.comp_plain_value')), h(a0), h(a1), h(a2)));
+      return w(b.call(($1290 ??= id('aten::sparse_compressed_tensor.comp_plain_value')), h(a0), h(a1), h(a2)));
     }
     const o = known('sparse_compressed_tensor', a3, ['dtype', 'layout', 'device', 'pin_memory']);
-    return w(b.call(($1280 ??= id('aten::sparse_compressed_tensor.comp_plain_value')), h(a0), h(a1), h(a2), o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
+    return w(b.call(($1290 ??= id('aten::sparse_compressed_tensor.comp_plain_value')), h(a0), h(a1), h(a2), o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
   }
   if (a4 === undefined) {
-    return w(b.call(($1281 ??= id('aten::sparse_compressed_tensor.comp_plain_value_size')), h(a0), h(a1), h(a2), a3 as never));
+    return w(b.call(($1291 ??= id('aten::sparse_compressed_tensor.comp_plain_value_size')), h(a0), h(a1), h(a2), a3 as never));
   }
   const o = known('sparse_compressed_tensor', a4, ['dtype', 'layout', 'device', 'pin_memory']);
-  return w(b.call(($1281 ??= id('aten::sparse_compressed_tensor.comp_plain_value_size')), h(a0), h(a1), h(a2), a3 as never, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
+  return w(b.call(($1291 ??= id('aten::sparse_compressed_tensor.comp_plain_value_size')), h(a0), h(a1), h(a2), a3 as never, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
 }
 
-let $1282: number | undefined, $1283: number | undefined, $1284: number | undefined;
+let $1292: number | undefined, $1293: number | undefined, $1294: number | undefined;
 /**
  * - `aten::sparse_coo_tensor.size(int[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=False) -> Tensor`
  * - `aten::sparse_coo_tensor.indices(Tensor indices, Tensor values, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, bool? is_coalesced=None) -> Tensor`
@@ -10148,26 +10310,26 @@ export function sparse_coo_tensor(size: readonly Int[], options?: { dtype?: DTyp
 export function sparse_coo_tensor(a0: unknown, a1?: unknown, a2?: unknown, a3?: unknown): unknown {
   if (isPlainArray(a0)) {
     if (a1 === undefined) {
-      return w(b.call(($1282 ??= id('aten::sparse_coo_tensor.size')), a0 as never));
+      return w(b.call(($1292 ??= id('aten::sparse_coo_tensor.size')), a0 as never));
     }
     const o = known('sparse_coo_tensor', a1, ['dtype', 'layout', 'device', 'pin_memory']);
-    return w(b.call(($1282 ??= id('aten::sparse_coo_tensor.size')), a0 as never, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
+    return w(b.call(($1292 ??= id('aten::sparse_coo_tensor.size')), a0 as never, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
   }
   if ((isOptions(a2) || a2 === undefined)) {
     if (a2 === undefined) {
-      return w(b.call(($1283 ??= id('aten::sparse_coo_tensor.indices')), h(a0), h(a1)));
+      return w(b.call(($1293 ??= id('aten::sparse_coo_tensor.indices')), h(a0), h(a1)));
     }
     const o = known('sparse_coo_tensor', a2, ['dtype', 'layout', 'device', 'pin_memory', 'is_coalesced']);
-    return w(b.call(($1283 ??= id('aten::sparse_coo_tensor.indices')), h(a0), h(a1), o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never, o.is_coalesced as never));
+    return w(b.call(($1293 ??= id('aten::sparse_coo_tensor.indices')), h(a0), h(a1), o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never, o.is_coalesced as never));
   }
   if (a3 === undefined) {
-    return w(b.call(($1284 ??= id('aten::sparse_coo_tensor.indices_size')), h(a0), h(a1), a2 as never));
+    return w(b.call(($1294 ??= id('aten::sparse_coo_tensor.indices_size')), h(a0), h(a1), a2 as never));
   }
   const o = known('sparse_coo_tensor', a3, ['dtype', 'layout', 'device', 'pin_memory', 'is_coalesced']);
-  return w(b.call(($1284 ??= id('aten::sparse_coo_tensor.indices_size')), h(a0), h(a1), a2 as never, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never, o.is_coalesced as never));
+  return w(b.call(($1294 ??= id('aten::sparse_coo_tensor.indices_size')), h(a0), h(a1), a2 as never, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never, o.is_coalesced as never));
 }
 
-let $1285: number | undefined, $1286: number | undefined;
+let $1295: number | undefined, $1296: number | undefined;
 /**
  * - `aten::sparse_csc_tensor.ccol_row_value(Tensor ccol_indices, Tensor row_indices, Tensor values, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=False) -> Tensor`
  * - `aten::sparse_csc_tensor.ccol_row_value_size(Tensor ccol_indices, Tensor row_indices, Tensor values, int[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=False) -> Tensor`
@@ -10177,19 +10339,19 @@ export function sparse_csc_tensor(ccol_indices: Tensor, row_indices: Tensor, val
 export function sparse_csc_tensor(a0: unknown, a1: unknown, a2: unknown, a3?: unknown, a4?: unknown): unknown {
   if ((isOptions(a3) || a3 === undefined)) {
     if (a3 === undefined) {
-      return w(b.call(($1285 ??= id('aten::sparse_csc_tensor.ccol_row_value')), h(a0), h(a1), h(a2)));
+      return w(b.call(($1295 ??= id('aten::sparse_csc_tensor.ccol_row_value')), h(a0), h(a1), h(a2)));
     }
     const o = known('sparse_csc_tensor', a3, ['dtype', 'layout', 'device', 'pin_memory']);
-    return w(b.call(($1285 ??= id('aten::sparse_csc_tensor.ccol_row_value')), h(a0), h(a1), h(a2), o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
+    return w(b.call(($1295 ??= id('aten::sparse_csc_tensor.ccol_row_value')), h(a0), h(a1), h(a2), o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
   }
   if (a4 === undefined) {
-    return w(b.call(($1286 ??= id('aten::sparse_csc_tensor.ccol_row_value_size')), h(a0), h(a1), h(a2), a3 as never));
+    return w(b.call(($1296 ??= id('aten::sparse_csc_tensor.ccol_row_value_size')), h(a0), h(a1), h(a2), a3 as never));
   }
   const o = known('sparse_csc_tensor', a4, ['dtype', 'layout', 'device', 'pin_memory']);
-  return w(b.call(($1286 ??= id('aten::sparse_csc_tensor.ccol_row_value_size')), h(a0), h(a1), h(a2), a3 as never, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
+  return w(b.call(($1296 ??= id('aten::sparse_csc_tensor.ccol_row_value_size')), h(a0), h(a1), h(a2), a3 as never, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
 }
 
-let $1287: number | undefined, $1288: number | undefined;
+let $1297: number | undefined, $1298: number | undefined;
 /**
  * - `aten::sparse_csr_tensor.crow_col_value(Tensor crow_indices, Tensor col_indices, Tensor values, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=False) -> Tensor`
  * - `aten::sparse_csr_tensor.crow_col_value_size(Tensor crow_indices, Tensor col_indices, Tensor values, int[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=False) -> Tensor`
@@ -10199,97 +10361,97 @@ export function sparse_csr_tensor(crow_indices: Tensor, col_indices: Tensor, val
 export function sparse_csr_tensor(a0: unknown, a1: unknown, a2: unknown, a3?: unknown, a4?: unknown): unknown {
   if ((isOptions(a3) || a3 === undefined)) {
     if (a3 === undefined) {
-      return w(b.call(($1287 ??= id('aten::sparse_csr_tensor.crow_col_value')), h(a0), h(a1), h(a2)));
+      return w(b.call(($1297 ??= id('aten::sparse_csr_tensor.crow_col_value')), h(a0), h(a1), h(a2)));
     }
     const o = known('sparse_csr_tensor', a3, ['dtype', 'layout', 'device', 'pin_memory']);
-    return w(b.call(($1287 ??= id('aten::sparse_csr_tensor.crow_col_value')), h(a0), h(a1), h(a2), o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
+    return w(b.call(($1297 ??= id('aten::sparse_csr_tensor.crow_col_value')), h(a0), h(a1), h(a2), o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
   }
   if (a4 === undefined) {
-    return w(b.call(($1288 ??= id('aten::sparse_csr_tensor.crow_col_value_size')), h(a0), h(a1), h(a2), a3 as never));
+    return w(b.call(($1298 ??= id('aten::sparse_csr_tensor.crow_col_value_size')), h(a0), h(a1), h(a2), a3 as never));
   }
   const o = known('sparse_csr_tensor', a4, ['dtype', 'layout', 'device', 'pin_memory']);
-  return w(b.call(($1288 ??= id('aten::sparse_csr_tensor.crow_col_value_size')), h(a0), h(a1), h(a2), a3 as never, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
-}
-
-let $1289: number | undefined;
-/** `aten::sparse_dim(Tensor self) -> int` */
-export function sparse_dim(self: Tensor): number {
-  return b.call(($1289 ??= id('aten::sparse_dim')), h(self)) as number;
-}
-
-let $1290: number | undefined;
-/** `aten::sparse_mask(Tensor self, Tensor mask) -> Tensor` */
-export function sparse_mask(self: Tensor, mask: Tensor): Tensor {
-  return w(b.call(($1290 ??= id('aten::sparse_mask')), h(self), h(mask)));
-}
-
-let $1291: number | undefined;
-/** `aten::sparse_resize(Tensor self, int[] size, int sparse_dim, int dense_dim) -> Tensor` */
-export function sparse_resize(self: Tensor, size: readonly Int[], sparse_dim: Int, dense_dim: Int): Tensor {
-  return w(b.call(($1291 ??= id('aten::sparse_resize')), h(self), size, sparse_dim, dense_dim));
-}
-
-let $1292: number | undefined;
-/** `aten::sparse_resize_(Tensor(a!) self, int[] size, int sparse_dim, int dense_dim) -> Tensor(a!)` */
-export function sparse_resize_(self: Tensor, size: readonly Int[], sparse_dim: Int, dense_dim: Int): Tensor {
-  b.call(($1292 ??= id('aten::sparse_resize_')), h(self), size, sparse_dim, dense_dim);
-  return self;
-}
-
-let $1293: number | undefined;
-/** `aten::sparse_resize_and_clear(Tensor self, int[] size, int sparse_dim, int dense_dim) -> Tensor` */
-export function sparse_resize_and_clear(self: Tensor, size: readonly Int[], sparse_dim: Int, dense_dim: Int): Tensor {
-  return w(b.call(($1293 ??= id('aten::sparse_resize_and_clear')), h(self), size, sparse_dim, dense_dim));
-}
-
-let $1294: number | undefined;
-/** `aten::sparse_resize_and_clear_(Tensor(a!) self, int[] size, int sparse_dim, int dense_dim) -> Tensor(a!)` */
-export function sparse_resize_and_clear_(self: Tensor, size: readonly Int[], sparse_dim: Int, dense_dim: Int): Tensor {
-  b.call(($1294 ??= id('aten::sparse_resize_and_clear_')), h(self), size, sparse_dim, dense_dim);
-  return self;
-}
-
-let $1295: number | undefined;
-/** `aten::sparse_sampled_addmm(Tensor self, Tensor mat1, Tensor mat2, *, Scalar beta=1, Scalar alpha=1) -> Tensor` */
-export function sparse_sampled_addmm(self: Tensor, mat1: Tensor, mat2: Tensor, options?: { beta?: Scalar; alpha?: Scalar }): Tensor {
-  if (options === undefined) {
-    return w(b.call(($1295 ??= id('aten::sparse_sampled_addmm')), h(self), h(mat1), h(mat2)));
-  }
-  known('sparse_sampled_addmm', options, ['beta', 'alpha']);
-  return w(b.call(($1295 ??= id('aten::sparse_sampled_addmm')), h(self), h(mat1), h(mat2), options.beta, options.alpha));
-}
-
-let $1296: number | undefined;
-/** `aten::special_airy_ai(Tensor x) -> Tensor` */
-export function special_airy_ai(x: Tensor): Tensor {
-  return w(b.call(($1296 ??= id('aten::special_airy_ai')), h(x)));
-}
-
-let $1297: number | undefined;
-/** `aten::special_bessel_j0(Tensor self) -> Tensor` */
-export function special_bessel_j0(self: Tensor): Tensor {
-  return w(b.call(($1297 ??= id('aten::special_bessel_j0')), h(self)));
-}
-
-let $1298: number | undefined;
-/** `aten::special_bessel_j1(Tensor self) -> Tensor` */
-export function special_bessel_j1(self: Tensor): Tensor {
-  return w(b.call(($1298 ??= id('aten::special_bessel_j1')), h(self)));
+  return w(b.call(($1298 ??= id('aten::sparse_csr_tensor.crow_col_value_size')), h(a0), h(a1), h(a2), a3 as never, o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never));
 }
 
 let $1299: number | undefined;
-/** `aten::special_bessel_y0(Tensor self) -> Tensor` */
-export function special_bessel_y0(self: Tensor): Tensor {
-  return w(b.call(($1299 ??= id('aten::special_bessel_y0')), h(self)));
+/** `aten::sparse_dim(Tensor self) -> int` */
+export function sparse_dim(self: Tensor): number {
+  return b.call(($1299 ??= id('aten::sparse_dim')), h(self)) as number;
 }
 
 let $1300: number | undefined;
-/** `aten::special_bessel_y1(Tensor self) -> Tensor` */
-export function special_bessel_y1(self: Tensor): Tensor {
-  return w(b.call(($1300 ??= id('aten::special_bessel_y1')), h(self)));
+/** `aten::sparse_mask(Tensor self, Tensor mask) -> Tensor` */
+export function sparse_mask(self: Tensor, mask: Tensor): Tensor {
+  return w(b.call(($1300 ??= id('aten::sparse_mask')), h(self), h(mask)));
 }
 
-let $1301: number | undefined, $1302: number | undefined, $1303: number | undefined;
+let $1301: number | undefined;
+/** `aten::sparse_resize(Tensor self, int[] size, int sparse_dim, int dense_dim) -> Tensor` */
+export function sparse_resize(self: Tensor, size: readonly Int[], sparse_dim: Int, dense_dim: Int): Tensor {
+  return w(b.call(($1301 ??= id('aten::sparse_resize')), h(self), size, sparse_dim, dense_dim));
+}
+
+let $1302: number | undefined;
+/** `aten::sparse_resize_(Tensor(a!) self, int[] size, int sparse_dim, int dense_dim) -> Tensor(a!)` */
+export function sparse_resize_(self: Tensor, size: readonly Int[], sparse_dim: Int, dense_dim: Int): Tensor {
+  b.call(($1302 ??= id('aten::sparse_resize_')), h(self), size, sparse_dim, dense_dim);
+  return self;
+}
+
+let $1303: number | undefined;
+/** `aten::sparse_resize_and_clear(Tensor self, int[] size, int sparse_dim, int dense_dim) -> Tensor` */
+export function sparse_resize_and_clear(self: Tensor, size: readonly Int[], sparse_dim: Int, dense_dim: Int): Tensor {
+  return w(b.call(($1303 ??= id('aten::sparse_resize_and_clear')), h(self), size, sparse_dim, dense_dim));
+}
+
+let $1304: number | undefined;
+/** `aten::sparse_resize_and_clear_(Tensor(a!) self, int[] size, int sparse_dim, int dense_dim) -> Tensor(a!)` */
+export function sparse_resize_and_clear_(self: Tensor, size: readonly Int[], sparse_dim: Int, dense_dim: Int): Tensor {
+  b.call(($1304 ??= id('aten::sparse_resize_and_clear_')), h(self), size, sparse_dim, dense_dim);
+  return self;
+}
+
+let $1305: number | undefined;
+/** `aten::sparse_sampled_addmm(Tensor self, Tensor mat1, Tensor mat2, *, Scalar beta=1, Scalar alpha=1) -> Tensor` */
+export function sparse_sampled_addmm(self: Tensor, mat1: Tensor, mat2: Tensor, options?: { beta?: Scalar; alpha?: Scalar }): Tensor {
+  if (options === undefined) {
+    return w(b.call(($1305 ??= id('aten::sparse_sampled_addmm')), h(self), h(mat1), h(mat2)));
+  }
+  known('sparse_sampled_addmm', options, ['beta', 'alpha']);
+  return w(b.call(($1305 ??= id('aten::sparse_sampled_addmm')), h(self), h(mat1), h(mat2), options.beta, options.alpha));
+}
+
+let $1306: number | undefined;
+/** `aten::special_airy_ai(Tensor x) -> Tensor` */
+export function special_airy_ai(x: Tensor): Tensor {
+  return w(b.call(($1306 ??= id('aten::special_airy_ai')), h(x)));
+}
+
+let $1307: number | undefined;
+/** `aten::special_bessel_j0(Tensor self) -> Tensor` */
+export function special_bessel_j0(self: Tensor): Tensor {
+  return w(b.call(($1307 ??= id('aten::special_bessel_j0')), h(self)));
+}
+
+let $1308: number | undefined;
+/** `aten::special_bessel_j1(Tensor self) -> Tensor` */
+export function special_bessel_j1(self: Tensor): Tensor {
+  return w(b.call(($1308 ??= id('aten::special_bessel_j1')), h(self)));
+}
+
+let $1309: number | undefined;
+/** `aten::special_bessel_y0(Tensor self) -> Tensor` */
+export function special_bessel_y0(self: Tensor): Tensor {
+  return w(b.call(($1309 ??= id('aten::special_bessel_y0')), h(self)));
+}
+
+let $1310: number | undefined;
+/** `aten::special_bessel_y1(Tensor self) -> Tensor` */
+export function special_bessel_y1(self: Tensor): Tensor {
+  return w(b.call(($1310 ??= id('aten::special_bessel_y1')), h(self)));
+}
+
+let $1311: number | undefined, $1312: number | undefined, $1313: number | undefined;
 /**
  * - `aten::special_chebyshev_polynomial_t.n_scalar(Tensor x, Scalar n) -> Tensor`
  * - `aten::special_chebyshev_polynomial_t.x_scalar(Scalar x, Tensor n) -> Tensor`
@@ -10299,15 +10461,15 @@ export function special_chebyshev_polynomial_t(x: Tensor, n: Tensor | Scalar): T
 export function special_chebyshev_polynomial_t(x: Scalar, n: Tensor): Tensor;
 export function special_chebyshev_polynomial_t(a0: unknown, a1: unknown): unknown {
   if (isScalar(a1)) {
-    return w(b.call(($1301 ??= id('aten::special_chebyshev_polynomial_t.n_scalar')), h(a0), a1 as never));
+    return w(b.call(($1311 ??= id('aten::special_chebyshev_polynomial_t.n_scalar')), h(a0), a1 as never));
   }
   if (isScalar(a0)) {
-    return w(b.call(($1302 ??= id('aten::special_chebyshev_polynomial_t.x_scalar')), a0 as never, h(a1)));
+    return w(b.call(($1312 ??= id('aten::special_chebyshev_polynomial_t.x_scalar')), a0 as never, h(a1)));
   }
-  return w(b.call(($1303 ??= id('aten::special_chebyshev_polynomial_t')), h(a0), h(a1)));
+  return w(b.call(($1313 ??= id('aten::special_chebyshev_polynomial_t')), h(a0), h(a1)));
 }
 
-let $1304: number | undefined, $1305: number | undefined, $1306: number | undefined;
+let $1314: number | undefined, $1315: number | undefined, $1316: number | undefined;
 /**
  * - `aten::special_chebyshev_polynomial_u.n_scalar(Tensor x, Scalar n) -> Tensor`
  * - `aten::special_chebyshev_polynomial_u.x_scalar(Scalar x, Tensor n) -> Tensor`
@@ -10317,15 +10479,15 @@ export function special_chebyshev_polynomial_u(x: Tensor, n: Tensor | Scalar): T
 export function special_chebyshev_polynomial_u(x: Scalar, n: Tensor): Tensor;
 export function special_chebyshev_polynomial_u(a0: unknown, a1: unknown): unknown {
   if (isScalar(a1)) {
-    return w(b.call(($1304 ??= id('aten::special_chebyshev_polynomial_u.n_scalar')), h(a0), a1 as never));
+    return w(b.call(($1314 ??= id('aten::special_chebyshev_polynomial_u.n_scalar')), h(a0), a1 as never));
   }
   if (isScalar(a0)) {
-    return w(b.call(($1305 ??= id('aten::special_chebyshev_polynomial_u.x_scalar')), a0 as never, h(a1)));
+    return w(b.call(($1315 ??= id('aten::special_chebyshev_polynomial_u.x_scalar')), a0 as never, h(a1)));
   }
-  return w(b.call(($1306 ??= id('aten::special_chebyshev_polynomial_u')), h(a0), h(a1)));
+  return w(b.call(($1316 ??= id('aten::special_chebyshev_polynomial_u')), h(a0), h(a1)));
 }
 
-let $1307: number | undefined, $1308: number | undefined, $1309: number | undefined;
+let $1317: number | undefined, $1318: number | undefined, $1319: number | undefined;
 /**
  * - `aten::special_chebyshev_polynomial_v.n_scalar(Tensor x, Scalar n) -> Tensor`
  * - `aten::special_chebyshev_polynomial_v.x_scalar(Scalar x, Tensor n) -> Tensor`
@@ -10335,15 +10497,15 @@ export function special_chebyshev_polynomial_v(x: Tensor, n: Tensor | Scalar): T
 export function special_chebyshev_polynomial_v(x: Scalar, n: Tensor): Tensor;
 export function special_chebyshev_polynomial_v(a0: unknown, a1: unknown): unknown {
   if (isScalar(a1)) {
-    return w(b.call(($1307 ??= id('aten::special_chebyshev_polynomial_v.n_scalar')), h(a0), a1 as never));
+    return w(b.call(($1317 ??= id('aten::special_chebyshev_polynomial_v.n_scalar')), h(a0), a1 as never));
   }
   if (isScalar(a0)) {
-    return w(b.call(($1308 ??= id('aten::special_chebyshev_polynomial_v.x_scalar')), a0 as never, h(a1)));
+    return w(b.call(($1318 ??= id('aten::special_chebyshev_polynomial_v.x_scalar')), a0 as never, h(a1)));
   }
-  return w(b.call(($1309 ??= id('aten::special_chebyshev_polynomial_v')), h(a0), h(a1)));
+  return w(b.call(($1319 ??= id('aten::special_chebyshev_polynomial_v')), h(a0), h(a1)));
 }
 
-let $1310: number | undefined, $1311: number | undefined, $1312: number | undefined;
+let $1320: number | undefined, $1321: number | undefined, $1322: number | undefined;
 /**
  * - `aten::special_chebyshev_polynomial_w.n_scalar(Tensor x, Scalar n) -> Tensor`
  * - `aten::special_chebyshev_polynomial_w.x_scalar(Scalar x, Tensor n) -> Tensor`
@@ -10353,87 +10515,87 @@ export function special_chebyshev_polynomial_w(x: Tensor, n: Tensor | Scalar): T
 export function special_chebyshev_polynomial_w(x: Scalar, n: Tensor): Tensor;
 export function special_chebyshev_polynomial_w(a0: unknown, a1: unknown): unknown {
   if (isScalar(a1)) {
-    return w(b.call(($1310 ??= id('aten::special_chebyshev_polynomial_w.n_scalar')), h(a0), a1 as never));
+    return w(b.call(($1320 ??= id('aten::special_chebyshev_polynomial_w.n_scalar')), h(a0), a1 as never));
   }
   if (isScalar(a0)) {
-    return w(b.call(($1311 ??= id('aten::special_chebyshev_polynomial_w.x_scalar')), a0 as never, h(a1)));
+    return w(b.call(($1321 ??= id('aten::special_chebyshev_polynomial_w.x_scalar')), a0 as never, h(a1)));
   }
-  return w(b.call(($1312 ??= id('aten::special_chebyshev_polynomial_w')), h(a0), h(a1)));
-}
-
-let $1313: number | undefined;
-/** `aten::special_digamma(Tensor self) -> Tensor` */
-export function special_digamma(self: Tensor): Tensor {
-  return w(b.call(($1313 ??= id('aten::special_digamma')), h(self)));
-}
-
-let $1314: number | undefined;
-/** `aten::special_entr(Tensor self) -> Tensor` */
-export function special_entr(self: Tensor): Tensor {
-  return w(b.call(($1314 ??= id('aten::special_entr')), h(self)));
-}
-
-let $1315: number | undefined;
-/** `aten::special_erf(Tensor self) -> Tensor` */
-export function special_erf(self: Tensor): Tensor {
-  return w(b.call(($1315 ??= id('aten::special_erf')), h(self)));
-}
-
-let $1316: number | undefined;
-/** `aten::special_erfc(Tensor self) -> Tensor` */
-export function special_erfc(self: Tensor): Tensor {
-  return w(b.call(($1316 ??= id('aten::special_erfc')), h(self)));
-}
-
-let $1317: number | undefined;
-/** `aten::special_erfcx(Tensor self) -> Tensor` */
-export function special_erfcx(self: Tensor): Tensor {
-  return w(b.call(($1317 ??= id('aten::special_erfcx')), h(self)));
-}
-
-let $1318: number | undefined;
-/** `aten::special_erfinv(Tensor self) -> Tensor` */
-export function special_erfinv(self: Tensor): Tensor {
-  return w(b.call(($1318 ??= id('aten::special_erfinv')), h(self)));
-}
-
-let $1319: number | undefined;
-/** `aten::special_exp2(Tensor self) -> Tensor` */
-export function special_exp2(self: Tensor): Tensor {
-  return w(b.call(($1319 ??= id('aten::special_exp2')), h(self)));
-}
-
-let $1320: number | undefined;
-/** `aten::special_expit(Tensor self) -> Tensor` */
-export function special_expit(self: Tensor): Tensor {
-  return w(b.call(($1320 ??= id('aten::special_expit')), h(self)));
-}
-
-let $1321: number | undefined;
-/** `aten::special_expm1(Tensor self) -> Tensor` */
-export function special_expm1(self: Tensor): Tensor {
-  return w(b.call(($1321 ??= id('aten::special_expm1')), h(self)));
-}
-
-let $1322: number | undefined;
-/** `aten::special_gammainc(Tensor self, Tensor other) -> Tensor` */
-export function special_gammainc(self: Tensor, other: Tensor): Tensor {
-  return w(b.call(($1322 ??= id('aten::special_gammainc')), h(self), h(other)));
+  return w(b.call(($1322 ??= id('aten::special_chebyshev_polynomial_w')), h(a0), h(a1)));
 }
 
 let $1323: number | undefined;
-/** `aten::special_gammaincc(Tensor self, Tensor other) -> Tensor` */
-export function special_gammaincc(self: Tensor, other: Tensor): Tensor {
-  return w(b.call(($1323 ??= id('aten::special_gammaincc')), h(self), h(other)));
+/** `aten::special_digamma(Tensor self) -> Tensor` */
+export function special_digamma(self: Tensor): Tensor {
+  return w(b.call(($1323 ??= id('aten::special_digamma')), h(self)));
 }
 
 let $1324: number | undefined;
-/** `aten::special_gammaln(Tensor self) -> Tensor` */
-export function special_gammaln(self: Tensor): Tensor {
-  return w(b.call(($1324 ??= id('aten::special_gammaln')), h(self)));
+/** `aten::special_entr(Tensor self) -> Tensor` */
+export function special_entr(self: Tensor): Tensor {
+  return w(b.call(($1324 ??= id('aten::special_entr')), h(self)));
 }
 
-let $1325: number | undefined, $1326: number | undefined, $1327: number | undefined;
+let $1325: number | undefined;
+/** `aten::special_erf(Tensor self) -> Tensor` */
+export function special_erf(self: Tensor): Tensor {
+  return w(b.call(($1325 ??= id('aten::special_erf')), h(self)));
+}
+
+let $1326: number | undefined;
+/** `aten::special_erfc(Tensor self) -> Tensor` */
+export function special_erfc(self: Tensor): Tensor {
+  return w(b.call(($1326 ??= id('aten::special_erfc')), h(self)));
+}
+
+let $1327: number | undefined;
+/** `aten::special_erfcx(Tensor self) -> Tensor` */
+export function special_erfcx(self: Tensor): Tensor {
+  return w(b.call(($1327 ??= id('aten::special_erfcx')), h(self)));
+}
+
+let $1328: number | undefined;
+/** `aten::special_erfinv(Tensor self) -> Tensor` */
+export function special_erfinv(self: Tensor): Tensor {
+  return w(b.call(($1328 ??= id('aten::special_erfinv')), h(self)));
+}
+
+let $1329: number | undefined;
+/** `aten::special_exp2(Tensor self) -> Tensor` */
+export function special_exp2(self: Tensor): Tensor {
+  return w(b.call(($1329 ??= id('aten::special_exp2')), h(self)));
+}
+
+let $1330: number | undefined;
+/** `aten::special_expit(Tensor self) -> Tensor` */
+export function special_expit(self: Tensor): Tensor {
+  return w(b.call(($1330 ??= id('aten::special_expit')), h(self)));
+}
+
+let $1331: number | undefined;
+/** `aten::special_expm1(Tensor self) -> Tensor` */
+export function special_expm1(self: Tensor): Tensor {
+  return w(b.call(($1331 ??= id('aten::special_expm1')), h(self)));
+}
+
+let $1332: number | undefined;
+/** `aten::special_gammainc(Tensor self, Tensor other) -> Tensor` */
+export function special_gammainc(self: Tensor, other: Tensor): Tensor {
+  return w(b.call(($1332 ??= id('aten::special_gammainc')), h(self), h(other)));
+}
+
+let $1333: number | undefined;
+/** `aten::special_gammaincc(Tensor self, Tensor other) -> Tensor` */
+export function special_gammaincc(self: Tensor, other: Tensor): Tensor {
+  return w(b.call(($1333 ??= id('aten::special_gammaincc')), h(self), h(other)));
+}
+
+let $1334: number | undefined;
+/** `aten::special_gammaln(Tensor self) -> Tensor` */
+export function special_gammaln(self: Tensor): Tensor {
+  return w(b.call(($1334 ??= id('aten::special_gammaln')), h(self)));
+}
+
+let $1335: number | undefined, $1336: number | undefined, $1337: number | undefined;
 /**
  * - `aten::special_hermite_polynomial_h.n_scalar(Tensor x, Scalar n) -> Tensor`
  * - `aten::special_hermite_polynomial_h.x_scalar(Scalar x, Tensor n) -> Tensor`
@@ -10443,15 +10605,15 @@ export function special_hermite_polynomial_h(x: Tensor, n: Tensor | Scalar): Ten
 export function special_hermite_polynomial_h(x: Scalar, n: Tensor): Tensor;
 export function special_hermite_polynomial_h(a0: unknown, a1: unknown): unknown {
   if (isScalar(a1)) {
-    return w(b.call(($1325 ??= id('aten::special_hermite_polynomial_h.n_scalar')), h(a0), a1 as never));
+    return w(b.call(($1335 ??= id('aten::special_hermite_polynomial_h.n_scalar')), h(a0), a1 as never));
   }
   if (isScalar(a0)) {
-    return w(b.call(($1326 ??= id('aten::special_hermite_polynomial_h.x_scalar')), a0 as never, h(a1)));
+    return w(b.call(($1336 ??= id('aten::special_hermite_polynomial_h.x_scalar')), a0 as never, h(a1)));
   }
-  return w(b.call(($1327 ??= id('aten::special_hermite_polynomial_h')), h(a0), h(a1)));
+  return w(b.call(($1337 ??= id('aten::special_hermite_polynomial_h')), h(a0), h(a1)));
 }
 
-let $1328: number | undefined, $1329: number | undefined, $1330: number | undefined;
+let $1338: number | undefined, $1339: number | undefined, $1340: number | undefined;
 /**
  * - `aten::special_hermite_polynomial_he.n_scalar(Tensor x, Scalar n) -> Tensor`
  * - `aten::special_hermite_polynomial_he.x_scalar(Scalar x, Tensor n) -> Tensor`
@@ -10461,39 +10623,39 @@ export function special_hermite_polynomial_he(x: Tensor, n: Tensor | Scalar): Te
 export function special_hermite_polynomial_he(x: Scalar, n: Tensor): Tensor;
 export function special_hermite_polynomial_he(a0: unknown, a1: unknown): unknown {
   if (isScalar(a1)) {
-    return w(b.call(($1328 ??= id('aten::special_hermite_polynomial_he.n_scalar')), h(a0), a1 as never));
+    return w(b.call(($1338 ??= id('aten::special_hermite_polynomial_he.n_scalar')), h(a0), a1 as never));
   }
   if (isScalar(a0)) {
-    return w(b.call(($1329 ??= id('aten::special_hermite_polynomial_he.x_scalar')), a0 as never, h(a1)));
+    return w(b.call(($1339 ??= id('aten::special_hermite_polynomial_he.x_scalar')), a0 as never, h(a1)));
   }
-  return w(b.call(($1330 ??= id('aten::special_hermite_polynomial_he')), h(a0), h(a1)));
+  return w(b.call(($1340 ??= id('aten::special_hermite_polynomial_he')), h(a0), h(a1)));
 }
 
-let $1331: number | undefined;
+let $1341: number | undefined;
 /** `aten::special_i0(Tensor self) -> Tensor` */
 export function special_i0(self: Tensor): Tensor {
-  return w(b.call(($1331 ??= id('aten::special_i0')), h(self)));
+  return w(b.call(($1341 ??= id('aten::special_i0')), h(self)));
 }
 
-let $1332: number | undefined;
+let $1342: number | undefined;
 /** `aten::special_i0e(Tensor self) -> Tensor` */
 export function special_i0e(self: Tensor): Tensor {
-  return w(b.call(($1332 ??= id('aten::special_i0e')), h(self)));
+  return w(b.call(($1342 ??= id('aten::special_i0e')), h(self)));
 }
 
-let $1333: number | undefined;
+let $1343: number | undefined;
 /** `aten::special_i1(Tensor self) -> Tensor` */
 export function special_i1(self: Tensor): Tensor {
-  return w(b.call(($1333 ??= id('aten::special_i1')), h(self)));
+  return w(b.call(($1343 ??= id('aten::special_i1')), h(self)));
 }
 
-let $1334: number | undefined;
+let $1344: number | undefined;
 /** `aten::special_i1e(Tensor self) -> Tensor` */
 export function special_i1e(self: Tensor): Tensor {
-  return w(b.call(($1334 ??= id('aten::special_i1e')), h(self)));
+  return w(b.call(($1344 ??= id('aten::special_i1e')), h(self)));
 }
 
-let $1335: number | undefined, $1336: number | undefined, $1337: number | undefined;
+let $1345: number | undefined, $1346: number | undefined, $1347: number | undefined;
 /**
  * - `aten::special_laguerre_polynomial_l.n_scalar(Tensor x, Scalar n) -> Tensor`
  * - `aten::special_laguerre_polynomial_l.x_scalar(Scalar x, Tensor n) -> Tensor`
@@ -10503,15 +10665,15 @@ export function special_laguerre_polynomial_l(x: Tensor, n: Tensor | Scalar): Te
 export function special_laguerre_polynomial_l(x: Scalar, n: Tensor): Tensor;
 export function special_laguerre_polynomial_l(a0: unknown, a1: unknown): unknown {
   if (isScalar(a1)) {
-    return w(b.call(($1335 ??= id('aten::special_laguerre_polynomial_l.n_scalar')), h(a0), a1 as never));
+    return w(b.call(($1345 ??= id('aten::special_laguerre_polynomial_l.n_scalar')), h(a0), a1 as never));
   }
   if (isScalar(a0)) {
-    return w(b.call(($1336 ??= id('aten::special_laguerre_polynomial_l.x_scalar')), a0 as never, h(a1)));
+    return w(b.call(($1346 ??= id('aten::special_laguerre_polynomial_l.x_scalar')), a0 as never, h(a1)));
   }
-  return w(b.call(($1337 ??= id('aten::special_laguerre_polynomial_l')), h(a0), h(a1)));
+  return w(b.call(($1347 ??= id('aten::special_laguerre_polynomial_l')), h(a0), h(a1)));
 }
 
-let $1338: number | undefined, $1339: number | undefined, $1340: number | undefined;
+let $1348: number | undefined, $1349: number | undefined, $1350: number | undefined;
 /**
  * - `aten::special_legendre_polynomial_p.n_scalar(Tensor x, Scalar n) -> Tensor`
  * - `aten::special_legendre_polynomial_p.x_scalar(Scalar x, Tensor n) -> Tensor`
@@ -10521,133 +10683,133 @@ export function special_legendre_polynomial_p(x: Tensor, n: Tensor | Scalar): Te
 export function special_legendre_polynomial_p(x: Scalar, n: Tensor): Tensor;
 export function special_legendre_polynomial_p(a0: unknown, a1: unknown): unknown {
   if (isScalar(a1)) {
-    return w(b.call(($1338 ??= id('aten::special_legendre_polynomial_p.n_scalar')), h(a0), a1 as never));
+    return w(b.call(($1348 ??= id('aten::special_legendre_polynomial_p.n_scalar')), h(a0), a1 as never));
   }
   if (isScalar(a0)) {
-    return w(b.call(($1339 ??= id('aten::special_legendre_polynomial_p.x_scalar')), a0 as never, h(a1)));
+    return w(b.call(($1349 ??= id('aten::special_legendre_polynomial_p.x_scalar')), a0 as never, h(a1)));
   }
-  return w(b.call(($1340 ??= id('aten::special_legendre_polynomial_p')), h(a0), h(a1)));
-}
-
-let $1341: number | undefined;
-/** `aten::special_log1p(Tensor self) -> Tensor` */
-export function special_log1p(self: Tensor): Tensor {
-  return w(b.call(($1341 ??= id('aten::special_log1p')), h(self)));
-}
-
-let $1342: number | undefined;
-/** `aten::special_log_ndtr(Tensor self) -> Tensor` */
-export function special_log_ndtr(self: Tensor): Tensor {
-  return w(b.call(($1342 ??= id('aten::special_log_ndtr')), h(self)));
-}
-
-let $1343: number | undefined;
-/** `aten::special_log_softmax(Tensor self, int dim, *, ScalarType? dtype=None) -> Tensor` */
-export function special_log_softmax(self: Tensor, dim: Int, options?: { dtype?: DType | null }): Tensor {
-  if (options === undefined) {
-    return w(b.call(($1343 ??= id('aten::special_log_softmax')), h(self), dim));
-  }
-  known('special_log_softmax', options, ['dtype']);
-  return w(b.call(($1343 ??= id('aten::special_log_softmax')), h(self), dim, options.dtype));
-}
-
-let $1344: number | undefined;
-/** `aten::special_logit(Tensor self, float? eps=None) -> Tensor` */
-export function special_logit(self: Tensor, options?: { eps?: number | null }): Tensor {
-  if (options === undefined) {
-    return w(b.call(($1344 ??= id('aten::special_logit')), h(self)));
-  }
-  known('special_logit', options, ['eps']);
-  return w(b.call(($1344 ??= id('aten::special_logit')), h(self), options.eps));
-}
-
-let $1345: number | undefined;
-/** `aten::special_logsumexp(Tensor self, int[1] dim, bool keepdim=False) -> Tensor` */
-export function special_logsumexp(self: Tensor, dim: Int | readonly Int[], options?: { keepdim?: boolean }): Tensor {
-  if (options === undefined) {
-    return w(b.call(($1345 ??= id('aten::special_logsumexp')), h(self), dim));
-  }
-  known('special_logsumexp', options, ['keepdim']);
-  return w(b.call(($1345 ??= id('aten::special_logsumexp')), h(self), dim, options.keepdim));
-}
-
-let $1346: number | undefined;
-/** `aten::special_modified_bessel_i0(Tensor self) -> Tensor` */
-export function special_modified_bessel_i0(self: Tensor): Tensor {
-  return w(b.call(($1346 ??= id('aten::special_modified_bessel_i0')), h(self)));
-}
-
-let $1347: number | undefined;
-/** `aten::special_modified_bessel_i1(Tensor self) -> Tensor` */
-export function special_modified_bessel_i1(self: Tensor): Tensor {
-  return w(b.call(($1347 ??= id('aten::special_modified_bessel_i1')), h(self)));
-}
-
-let $1348: number | undefined;
-/** `aten::special_modified_bessel_k0(Tensor self) -> Tensor` */
-export function special_modified_bessel_k0(self: Tensor): Tensor {
-  return w(b.call(($1348 ??= id('aten::special_modified_bessel_k0')), h(self)));
-}
-
-let $1349: number | undefined;
-/** `aten::special_modified_bessel_k1(Tensor self) -> Tensor` */
-export function special_modified_bessel_k1(self: Tensor): Tensor {
-  return w(b.call(($1349 ??= id('aten::special_modified_bessel_k1')), h(self)));
-}
-
-let $1350: number | undefined;
-/** `aten::special_multigammaln(Tensor self, int p) -> Tensor` */
-export function special_multigammaln(self: Tensor, p: Int): Tensor {
-  return w(b.call(($1350 ??= id('aten::special_multigammaln')), h(self), p));
+  return w(b.call(($1350 ??= id('aten::special_legendre_polynomial_p')), h(a0), h(a1)));
 }
 
 let $1351: number | undefined;
-/** `aten::special_ndtr(Tensor self) -> Tensor` */
-export function special_ndtr(self: Tensor): Tensor {
-  return w(b.call(($1351 ??= id('aten::special_ndtr')), h(self)));
+/** `aten::special_log1p(Tensor self) -> Tensor` */
+export function special_log1p(self: Tensor): Tensor {
+  return w(b.call(($1351 ??= id('aten::special_log1p')), h(self)));
 }
 
 let $1352: number | undefined;
-/** `aten::special_ndtri(Tensor self) -> Tensor` */
-export function special_ndtri(self: Tensor): Tensor {
-  return w(b.call(($1352 ??= id('aten::special_ndtri')), h(self)));
+/** `aten::special_log_ndtr(Tensor self) -> Tensor` */
+export function special_log_ndtr(self: Tensor): Tensor {
+  return w(b.call(($1352 ??= id('aten::special_log_ndtr')), h(self)));
 }
 
 let $1353: number | undefined;
-/** `aten::special_polygamma(int n, Tensor self) -> Tensor` */
-export function special_polygamma(n: Int, self: Tensor): Tensor {
-  return w(b.call(($1353 ??= id('aten::special_polygamma')), n, h(self)));
+/** `aten::special_log_softmax(Tensor self, int dim, *, ScalarType? dtype=None) -> Tensor` */
+export function special_log_softmax(self: Tensor, dim: Int, options?: { dtype?: DType | null }): Tensor {
+  if (options === undefined) {
+    return w(b.call(($1353 ??= id('aten::special_log_softmax')), h(self), dim));
+  }
+  known('special_log_softmax', options, ['dtype']);
+  return w(b.call(($1353 ??= id('aten::special_log_softmax')), h(self), dim, options.dtype));
 }
 
 let $1354: number | undefined;
-/** `aten::special_psi(Tensor self) -> Tensor` */
-export function special_psi(self: Tensor): Tensor {
-  return w(b.call(($1354 ??= id('aten::special_psi')), h(self)));
+/** `aten::special_logit(Tensor self, float? eps=None) -> Tensor` */
+export function special_logit(self: Tensor, options?: { eps?: number | null }): Tensor {
+  if (options === undefined) {
+    return w(b.call(($1354 ??= id('aten::special_logit')), h(self)));
+  }
+  known('special_logit', options, ['eps']);
+  return w(b.call(($1354 ??= id('aten::special_logit')), h(self), options.eps));
 }
 
 let $1355: number | undefined;
-/** `aten::special_round(Tensor self, *, int decimals=0) -> Tensor` */
-export function special_round(self: Tensor, options?: { decimals?: Int }): Tensor {
+/** `aten::special_logsumexp(Tensor self, int[1] dim, bool keepdim=False) -> Tensor` */
+export function special_logsumexp(self: Tensor, dim: Int | readonly Int[], options?: { keepdim?: boolean }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1355 ??= id('aten::special_round')), h(self)));
+    return w(b.call(($1355 ??= id('aten::special_logsumexp')), h(self), dim));
   }
-  known('special_round', options, ['decimals']);
-  return w(b.call(($1355 ??= id('aten::special_round')), h(self), options.decimals));
+  known('special_logsumexp', options, ['keepdim']);
+  return w(b.call(($1355 ??= id('aten::special_logsumexp')), h(self), dim, options.keepdim));
 }
 
 let $1356: number | undefined;
-/** `aten::special_scaled_modified_bessel_k0(Tensor x) -> Tensor` */
-export function special_scaled_modified_bessel_k0(x: Tensor): Tensor {
-  return w(b.call(($1356 ??= id('aten::special_scaled_modified_bessel_k0')), h(x)));
+/** `aten::special_modified_bessel_i0(Tensor self) -> Tensor` */
+export function special_modified_bessel_i0(self: Tensor): Tensor {
+  return w(b.call(($1356 ??= id('aten::special_modified_bessel_i0')), h(self)));
 }
 
 let $1357: number | undefined;
-/** `aten::special_scaled_modified_bessel_k1(Tensor x) -> Tensor` */
-export function special_scaled_modified_bessel_k1(x: Tensor): Tensor {
-  return w(b.call(($1357 ??= id('aten::special_scaled_modified_bessel_k1')), h(x)));
+/** `aten::special_modified_bessel_i1(Tensor self) -> Tensor` */
+export function special_modified_bessel_i1(self: Tensor): Tensor {
+  return w(b.call(($1357 ??= id('aten::special_modified_bessel_i1')), h(self)));
 }
 
-let $1358: number | undefined, $1359: number | undefined, $1360: number | undefined;
+let $1358: number | undefined;
+/** `aten::special_modified_bessel_k0(Tensor self) -> Tensor` */
+export function special_modified_bessel_k0(self: Tensor): Tensor {
+  return w(b.call(($1358 ??= id('aten::special_modified_bessel_k0')), h(self)));
+}
+
+let $1359: number | undefined;
+/** `aten::special_modified_bessel_k1(Tensor self) -> Tensor` */
+export function special_modified_bessel_k1(self: Tensor): Tensor {
+  return w(b.call(($1359 ??= id('aten::special_modified_bessel_k1')), h(self)));
+}
+
+let $1360: number | undefined;
+/** `aten::special_multigammaln(Tensor self, int p) -> Tensor` */
+export function special_multigammaln(self: Tensor, p: Int): Tensor {
+  return w(b.call(($1360 ??= id('aten::special_multigammaln')), h(self), p));
+}
+
+let $1361: number | undefined;
+/** `aten::special_ndtr(Tensor self) -> Tensor` */
+export function special_ndtr(self: Tensor): Tensor {
+  return w(b.call(($1361 ??= id('aten::special_ndtr')), h(self)));
+}
+
+let $1362: number | undefined;
+/** `aten::special_ndtri(Tensor self) -> Tensor` */
+export function special_ndtri(self: Tensor): Tensor {
+  return w(b.call(($1362 ??= id('aten::special_ndtri')), h(self)));
+}
+
+let $1363: number | undefined;
+/** `aten::special_polygamma(int n, Tensor self) -> Tensor` */
+export function special_polygamma(n: Int, self: Tensor): Tensor {
+  return w(b.call(($1363 ??= id('aten::special_polygamma')), n, h(self)));
+}
+
+let $1364: number | undefined;
+/** `aten::special_psi(Tensor self) -> Tensor` */
+export function special_psi(self: Tensor): Tensor {
+  return w(b.call(($1364 ??= id('aten::special_psi')), h(self)));
+}
+
+let $1365: number | undefined;
+/** `aten::special_round(Tensor self, *, int decimals=0) -> Tensor` */
+export function special_round(self: Tensor, options?: { decimals?: Int }): Tensor {
+  if (options === undefined) {
+    return w(b.call(($1365 ??= id('aten::special_round')), h(self)));
+  }
+  known('special_round', options, ['decimals']);
+  return w(b.call(($1365 ??= id('aten::special_round')), h(self), options.decimals));
+}
+
+let $1366: number | undefined;
+/** `aten::special_scaled_modified_bessel_k0(Tensor x) -> Tensor` */
+export function special_scaled_modified_bessel_k0(x: Tensor): Tensor {
+  return w(b.call(($1366 ??= id('aten::special_scaled_modified_bessel_k0')), h(x)));
+}
+
+let $1367: number | undefined;
+/** `aten::special_scaled_modified_bessel_k1(Tensor x) -> Tensor` */
+export function special_scaled_modified_bessel_k1(x: Tensor): Tensor {
+  return w(b.call(($1367 ??= id('aten::special_scaled_modified_bessel_k1')), h(x)));
+}
+
+let $1368: number | undefined, $1369: number | undefined, $1370: number | undefined;
 /**
  * - `aten::special_shifted_chebyshev_polynomial_t.n_scalar(Tensor x, Scalar n) -> Tensor`
  * - `aten::special_shifted_chebyshev_polynomial_t.x_scalar(Scalar x, Tensor n) -> Tensor`
@@ -10657,15 +10819,15 @@ export function special_shifted_chebyshev_polynomial_t(x: Tensor, n: Tensor | Sc
 export function special_shifted_chebyshev_polynomial_t(x: Scalar, n: Tensor): Tensor;
 export function special_shifted_chebyshev_polynomial_t(a0: unknown, a1: unknown): unknown {
   if (isScalar(a1)) {
-    return w(b.call(($1358 ??= id('aten::special_shifted_chebyshev_polynomial_t.n_scalar')), h(a0), a1 as never));
+    return w(b.call(($1368 ??= id('aten::special_shifted_chebyshev_polynomial_t.n_scalar')), h(a0), a1 as never));
   }
   if (isScalar(a0)) {
-    return w(b.call(($1359 ??= id('aten::special_shifted_chebyshev_polynomial_t.x_scalar')), a0 as never, h(a1)));
+    return w(b.call(($1369 ??= id('aten::special_shifted_chebyshev_polynomial_t.x_scalar')), a0 as never, h(a1)));
   }
-  return w(b.call(($1360 ??= id('aten::special_shifted_chebyshev_polynomial_t')), h(a0), h(a1)));
+  return w(b.call(($1370 ??= id('aten::special_shifted_chebyshev_polynomial_t')), h(a0), h(a1)));
 }
 
-let $1361: number | undefined, $1362: number | undefined, $1363: number | undefined;
+let $1371: number | undefined, $1372: number | undefined, $1373: number | undefined;
 /**
  * - `aten::special_shifted_chebyshev_polynomial_u.n_scalar(Tensor x, Scalar n) -> Tensor`
  * - `aten::special_shifted_chebyshev_polynomial_u.x_scalar(Scalar x, Tensor n) -> Tensor`
@@ -10675,15 +10837,15 @@ export function special_shifted_chebyshev_polynomial_u(x: Tensor, n: Tensor | Sc
 export function special_shifted_chebyshev_polynomial_u(x: Scalar, n: Tensor): Tensor;
 export function special_shifted_chebyshev_polynomial_u(a0: unknown, a1: unknown): unknown {
   if (isScalar(a1)) {
-    return w(b.call(($1361 ??= id('aten::special_shifted_chebyshev_polynomial_u.n_scalar')), h(a0), a1 as never));
+    return w(b.call(($1371 ??= id('aten::special_shifted_chebyshev_polynomial_u.n_scalar')), h(a0), a1 as never));
   }
   if (isScalar(a0)) {
-    return w(b.call(($1362 ??= id('aten::special_shifted_chebyshev_polynomial_u.x_scalar')), a0 as never, h(a1)));
+    return w(b.call(($1372 ??= id('aten::special_shifted_chebyshev_polynomial_u.x_scalar')), a0 as never, h(a1)));
   }
-  return w(b.call(($1363 ??= id('aten::special_shifted_chebyshev_polynomial_u')), h(a0), h(a1)));
+  return w(b.call(($1373 ??= id('aten::special_shifted_chebyshev_polynomial_u')), h(a0), h(a1)));
 }
 
-let $1364: number | undefined, $1365: number | undefined, $1366: number | undefined;
+let $1374: number | undefined, $1375: number | undefined, $1376: number | undefined;
 /**
  * - `aten::special_shifted_chebyshev_polynomial_v.n_scalar(Tensor x, Scalar n) -> Tensor`
  * - `aten::special_shifted_chebyshev_polynomial_v.x_scalar(Scalar x, Tensor n) -> Tensor`
@@ -10693,15 +10855,15 @@ export function special_shifted_chebyshev_polynomial_v(x: Tensor, n: Tensor | Sc
 export function special_shifted_chebyshev_polynomial_v(x: Scalar, n: Tensor): Tensor;
 export function special_shifted_chebyshev_polynomial_v(a0: unknown, a1: unknown): unknown {
   if (isScalar(a1)) {
-    return w(b.call(($1364 ??= id('aten::special_shifted_chebyshev_polynomial_v.n_scalar')), h(a0), a1 as never));
+    return w(b.call(($1374 ??= id('aten::special_shifted_chebyshev_polynomial_v.n_scalar')), h(a0), a1 as never));
   }
   if (isScalar(a0)) {
-    return w(b.call(($1365 ??= id('aten::special_shifted_chebyshev_polynomial_v.x_scalar')), a0 as never, h(a1)));
+    return w(b.call(($1375 ??= id('aten::special_shifted_chebyshev_polynomial_v.x_scalar')), a0 as never, h(a1)));
   }
-  return w(b.call(($1366 ??= id('aten::special_shifted_chebyshev_polynomial_v')), h(a0), h(a1)));
+  return w(b.call(($1376 ??= id('aten::special_shifted_chebyshev_polynomial_v')), h(a0), h(a1)));
 }
 
-let $1367: number | undefined, $1368: number | undefined, $1369: number | undefined;
+let $1377: number | undefined, $1378: number | undefined, $1379: number | undefined;
 /**
  * - `aten::special_shifted_chebyshev_polynomial_w.n_scalar(Tensor x, Scalar n) -> Tensor`
  * - `aten::special_shifted_chebyshev_polynomial_w.x_scalar(Scalar x, Tensor n) -> Tensor`
@@ -10711,37 +10873,37 @@ export function special_shifted_chebyshev_polynomial_w(x: Tensor, n: Tensor | Sc
 export function special_shifted_chebyshev_polynomial_w(x: Scalar, n: Tensor): Tensor;
 export function special_shifted_chebyshev_polynomial_w(a0: unknown, a1: unknown): unknown {
   if (isScalar(a1)) {
-    return w(b.call(($1367 ??= id('aten::special_shifted_chebyshev_polynomial_w.n_scalar')), h(a0), a1 as never));
+    return w(b.call(($1377 ??= id('aten::special_shifted_chebyshev_polynomial_w.n_scalar')), h(a0), a1 as never));
   }
   if (isScalar(a0)) {
-    return w(b.call(($1368 ??= id('aten::special_shifted_chebyshev_polynomial_w.x_scalar')), a0 as never, h(a1)));
+    return w(b.call(($1378 ??= id('aten::special_shifted_chebyshev_polynomial_w.x_scalar')), a0 as never, h(a1)));
   }
-  return w(b.call(($1369 ??= id('aten::special_shifted_chebyshev_polynomial_w')), h(a0), h(a1)));
+  return w(b.call(($1379 ??= id('aten::special_shifted_chebyshev_polynomial_w')), h(a0), h(a1)));
 }
 
-let $1370: number | undefined;
+let $1380: number | undefined;
 /** `aten::special_sinc(Tensor self) -> Tensor` */
 export function special_sinc(self: Tensor): Tensor {
-  return w(b.call(($1370 ??= id('aten::special_sinc')), h(self)));
+  return w(b.call(($1380 ??= id('aten::special_sinc')), h(self)));
 }
 
-let $1371: number | undefined;
+let $1381: number | undefined;
 /** `aten::special_softmax(Tensor self, int dim, ScalarType? dtype=None) -> Tensor` */
 export function special_softmax(self: Tensor, dim: Int, options?: { dtype?: DType | null }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1371 ??= id('aten::special_softmax')), h(self), dim));
+    return w(b.call(($1381 ??= id('aten::special_softmax')), h(self), dim));
   }
   known('special_softmax', options, ['dtype']);
-  return w(b.call(($1371 ??= id('aten::special_softmax')), h(self), dim, options.dtype));
+  return w(b.call(($1381 ??= id('aten::special_softmax')), h(self), dim, options.dtype));
 }
 
-let $1372: number | undefined;
+let $1382: number | undefined;
 /** `aten::special_spherical_bessel_j0(Tensor x) -> Tensor` */
 export function special_spherical_bessel_j0(x: Tensor): Tensor {
-  return w(b.call(($1372 ??= id('aten::special_spherical_bessel_j0')), h(x)));
+  return w(b.call(($1382 ??= id('aten::special_spherical_bessel_j0')), h(x)));
 }
 
-let $1373: number | undefined, $1374: number | undefined, $1375: number | undefined;
+let $1383: number | undefined, $1384: number | undefined, $1385: number | undefined;
 /**
  * - `aten::special_xlog1py.other_scalar(Tensor self, Scalar other) -> Tensor`
  * - `aten::special_xlog1py.self_scalar(Scalar self, Tensor other) -> Tensor`
@@ -10751,15 +10913,15 @@ export function special_xlog1py(self: Tensor, other: Tensor | Scalar): Tensor;
 export function special_xlog1py(self: Scalar, other: Tensor): Tensor;
 export function special_xlog1py(a0: unknown, a1: unknown): unknown {
   if (isScalar(a1)) {
-    return w(b.call(($1373 ??= id('aten::special_xlog1py.other_scalar')), h(a0), a1 as never));
+    return w(b.call(($1383 ??= id('aten::special_xlog1py.other_scalar')), h(a0), a1 as never));
   }
   if (isScalar(a0)) {
-    return w(b.call(($1374 ??= id('aten::special_xlog1py.self_scalar')), a0 as never, h(a1)));
+    return w(b.call(($1384 ??= id('aten::special_xlog1py.self_scalar')), a0 as never, h(a1)));
   }
-  return w(b.call(($1375 ??= id('aten::special_xlog1py')), h(a0), h(a1)));
+  return w(b.call(($1385 ??= id('aten::special_xlog1py')), h(a0), h(a1)));
 }
 
-let $1376: number | undefined, $1377: number | undefined, $1378: number | undefined;
+let $1386: number | undefined, $1387: number | undefined, $1388: number | undefined;
 /**
  * - `aten::special_xlogy.other_scalar(Tensor self, Scalar other) -> Tensor`
  * - `aten::special_xlogy.self_scalar(Scalar self, Tensor other) -> Tensor`
@@ -10769,15 +10931,15 @@ export function special_xlogy(self: Tensor, other: Tensor | Scalar): Tensor;
 export function special_xlogy(self: Scalar, other: Tensor): Tensor;
 export function special_xlogy(a0: unknown, a1: unknown): unknown {
   if (isScalar(a1)) {
-    return w(b.call(($1376 ??= id('aten::special_xlogy.other_scalar')), h(a0), a1 as never));
+    return w(b.call(($1386 ??= id('aten::special_xlogy.other_scalar')), h(a0), a1 as never));
   }
   if (isScalar(a0)) {
-    return w(b.call(($1377 ??= id('aten::special_xlogy.self_scalar')), a0 as never, h(a1)));
+    return w(b.call(($1387 ??= id('aten::special_xlogy.self_scalar')), a0 as never, h(a1)));
   }
-  return w(b.call(($1378 ??= id('aten::special_xlogy')), h(a0), h(a1)));
+  return w(b.call(($1388 ??= id('aten::special_xlogy')), h(a0), h(a1)));
 }
 
-let $1379: number | undefined, $1380: number | undefined, $1381: number | undefined;
+let $1389: number | undefined, $1390: number | undefined, $1391: number | undefined;
 /**
  * - `aten::special_zeta.other_scalar(Tensor self, Scalar other) -> Tensor`
  * - `aten::special_zeta.self_scalar(Scalar self, Tensor other) -> Tensor`
@@ -10787,15 +10949,15 @@ export function special_zeta(self: Tensor, other: Tensor | Scalar): Tensor;
 export function special_zeta(self: Scalar, other: Tensor): Tensor;
 export function special_zeta(a0: unknown, a1: unknown): unknown {
   if (isScalar(a1)) {
-    return w(b.call(($1379 ??= id('aten::special_zeta.other_scalar')), h(a0), a1 as never));
+    return w(b.call(($1389 ??= id('aten::special_zeta.other_scalar')), h(a0), a1 as never));
   }
   if (isScalar(a0)) {
-    return w(b.call(($1380 ??= id('aten::special_zeta.self_scalar')), a0 as never, h(a1)));
+    return w(b.call(($1390 ??= id('aten::special_zeta.self_scalar')), a0 as never, h(a1)));
   }
-  return w(b.call(($1381 ??= id('aten::special_zeta')), h(a0), h(a1)));
+  return w(b.call(($1391 ??= id('aten::special_zeta')), h(a0), h(a1)));
 }
 
-let $1382: number | undefined, $1383: number | undefined;
+let $1392: number | undefined, $1393: number | undefined;
 /**
  * - `aten::split.Tensor(Tensor(a -> *) self, SymInt split_size, int dim=0) -> Tensor(a)[]`
  * - `aten::split.sizes(Tensor(a -> *) self, SymInt[] split_size, int dim=0) -> Tensor(a)[]`
@@ -10804,75 +10966,75 @@ export function split(self: Tensor, split_size: Int | readonly Int[], options?: 
 export function split(a0: unknown, a1: unknown, a2?: unknown): unknown {
   if ((typeof a1 === 'number' || typeof a1 === 'bigint')) {
     if (a2 === undefined) {
-      return list(b.call(($1382 ??= id('aten::split.Tensor')), h(a0), a1 as never)).map(w);
+      return list(b.call(($1392 ??= id('aten::split.Tensor')), h(a0), a1 as never)).map(w);
     }
     const o = known('split', a2, ['dim']);
-    return list(b.call(($1382 ??= id('aten::split.Tensor')), h(a0), a1 as never, o.dim as never)).map(w);
+    return list(b.call(($1392 ??= id('aten::split.Tensor')), h(a0), a1 as never, o.dim as never)).map(w);
   }
   if (a2 === undefined) {
-    return list(b.call(($1383 ??= id('aten::split.sizes')), h(a0), a1 as never)).map(w);
+    return list(b.call(($1393 ??= id('aten::split.sizes')), h(a0), a1 as never)).map(w);
   }
   const o = known('split', a2, ['dim']);
-  return list(b.call(($1383 ??= id('aten::split.sizes')), h(a0), a1 as never, o.dim as never)).map(w);
+  return list(b.call(($1393 ??= id('aten::split.sizes')), h(a0), a1 as never, o.dim as never)).map(w);
 }
 
-let $1384: number | undefined;
+let $1394: number | undefined;
 /** `aten::split_copy.Tensor(Tensor self, SymInt split_size, int dim=0) -> Tensor[]` */
 export function split_copy(self: Tensor, split_size: Int, options?: { dim?: Int }): Tensor[] {
   if (options === undefined) {
-    return list(b.call(($1384 ??= id('aten::split_copy.Tensor')), h(self), split_size)).map(w);
+    return list(b.call(($1394 ??= id('aten::split_copy.Tensor')), h(self), split_size)).map(w);
   }
   known('split_copy', options, ['dim']);
-  return list(b.call(($1384 ??= id('aten::split_copy.Tensor')), h(self), split_size, options.dim)).map(w);
+  return list(b.call(($1394 ??= id('aten::split_copy.Tensor')), h(self), split_size, options.dim)).map(w);
 }
 
-let $1385: number | undefined;
+let $1395: number | undefined;
 /** `aten::split_with_sizes(Tensor(a -> *) self, SymInt[] split_sizes, int dim=0) -> Tensor(a)[]` */
 export function split_with_sizes(self: Tensor, split_sizes: readonly Int[], options?: { dim?: Int }): Tensor[] {
   if (options === undefined) {
-    return list(b.call(($1385 ??= id('aten::split_with_sizes')), h(self), split_sizes)).map(w);
+    return list(b.call(($1395 ??= id('aten::split_with_sizes')), h(self), split_sizes)).map(w);
   }
   known('split_with_sizes', options, ['dim']);
-  return list(b.call(($1385 ??= id('aten::split_with_sizes')), h(self), split_sizes, options.dim)).map(w);
+  return list(b.call(($1395 ??= id('aten::split_with_sizes')), h(self), split_sizes, options.dim)).map(w);
 }
 
-let $1386: number | undefined;
+let $1396: number | undefined;
 /** `aten::split_with_sizes_copy(Tensor self, SymInt[] split_sizes, int dim=0) -> Tensor[]` */
 export function split_with_sizes_copy(self: Tensor, split_sizes: readonly Int[], options?: { dim?: Int }): Tensor[] {
   if (options === undefined) {
-    return list(b.call(($1386 ??= id('aten::split_with_sizes_copy')), h(self), split_sizes)).map(w);
+    return list(b.call(($1396 ??= id('aten::split_with_sizes_copy')), h(self), split_sizes)).map(w);
   }
   known('split_with_sizes_copy', options, ['dim']);
-  return list(b.call(($1386 ??= id('aten::split_with_sizes_copy')), h(self), split_sizes, options.dim)).map(w);
+  return list(b.call(($1396 ??= id('aten::split_with_sizes_copy')), h(self), split_sizes, options.dim)).map(w);
 }
 
-let $1387: number | undefined;
+let $1397: number | undefined;
 /** `aten::sqrt(Tensor self) -> Tensor` */
 export function sqrt(self: Tensor): Tensor {
-  return w(b.call(($1387 ??= id('aten::sqrt')), h(self)));
+  return w(b.call(($1397 ??= id('aten::sqrt')), h(self)));
 }
 
-let $1388: number | undefined;
+let $1398: number | undefined;
 /** `aten::sqrt_(Tensor(a!) self) -> Tensor(a!)` */
 export function sqrt_(self: Tensor): Tensor {
-  b.call(($1388 ??= id('aten::sqrt_')), h(self));
+  b.call(($1398 ??= id('aten::sqrt_')), h(self));
   return self;
 }
 
-let $1389: number | undefined;
+let $1399: number | undefined;
 /** `aten::square(Tensor self) -> Tensor` */
 export function square(self: Tensor): Tensor {
-  return w(b.call(($1389 ??= id('aten::square')), h(self)));
+  return w(b.call(($1399 ??= id('aten::square')), h(self)));
 }
 
-let $1390: number | undefined;
+let $1400: number | undefined;
 /** `aten::square_(Tensor(a!) self) -> Tensor(a!)` */
 export function square_(self: Tensor): Tensor {
-  b.call(($1390 ??= id('aten::square_')), h(self));
+  b.call(($1400 ??= id('aten::square_')), h(self));
   return self;
 }
 
-let $1391: number | undefined, $1392: number | undefined, $1393: number | undefined;
+let $1401: number | undefined, $1402: number | undefined, $1403: number | undefined;
 /**
  * - `aten::squeeze(Tensor(a) self) -> Tensor(a)`
  * - `aten::squeeze.dim(Tensor(a) self, int dim) -> Tensor(a)`
@@ -10882,15 +11044,15 @@ export function squeeze(self: Tensor): Tensor;
 export function squeeze(self: Tensor, dim: Int | readonly Int[]): Tensor;
 export function squeeze(a0: unknown, a1?: unknown): unknown {
   if (a1 === undefined) {
-    return w(b.call(($1391 ??= id('aten::squeeze')), h(a0)));
+    return w(b.call(($1401 ??= id('aten::squeeze')), h(a0)));
   }
   if ((typeof a1 === 'number' || typeof a1 === 'bigint')) {
-    return w(b.call(($1392 ??= id('aten::squeeze.dim')), h(a0), a1 as never));
+    return w(b.call(($1402 ??= id('aten::squeeze.dim')), h(a0), a1 as never));
   }
-  return w(b.call(($1393 ??= id('aten::squeeze.dims')), h(a0), a1 as never));
+  return w(b.call(($1403 ??= id('aten::squeeze.dims')), h(a0), a1 as never));
 }
 
-let $1394: number | undefined, $1395: number | undefined, $1396: number | undefined;
+let $1404: number | undefined, $1405: number | undefined, $1406: number | undefined;
 /**
  * - `aten::squeeze_(Tensor(a!) self) -> Tensor(a!)`
  * - `aten::squeeze_.dim(Tensor(a!) self, int dim) -> Tensor(a!)`
@@ -10900,18 +11062,18 @@ export function squeeze_(self: Tensor): Tensor;
 export function squeeze_(self: Tensor, dim: Int | readonly Int[]): Tensor;
 export function squeeze_(a0: unknown, a1?: unknown): unknown {
   if (a1 === undefined) {
-    b.call(($1394 ??= id('aten::squeeze_')), h(a0));
+    b.call(($1404 ??= id('aten::squeeze_')), h(a0));
     return a0 as Tensor;
   }
   if ((typeof a1 === 'number' || typeof a1 === 'bigint')) {
-    b.call(($1395 ??= id('aten::squeeze_.dim')), h(a0), a1 as never);
+    b.call(($1405 ??= id('aten::squeeze_.dim')), h(a0), a1 as never);
     return a0 as Tensor;
   }
-  b.call(($1396 ??= id('aten::squeeze_.dims')), h(a0), a1 as never);
+  b.call(($1406 ??= id('aten::squeeze_.dims')), h(a0), a1 as never);
   return a0 as Tensor;
 }
 
-let $1397: number | undefined, $1398: number | undefined, $1399: number | undefined;
+let $1407: number | undefined, $1408: number | undefined, $1409: number | undefined;
 /**
  * - `aten::squeeze_copy(Tensor self) -> Tensor`
  * - `aten::squeeze_copy.dim(Tensor self, int dim) -> Tensor`
@@ -10921,35 +11083,35 @@ export function squeeze_copy(self: Tensor): Tensor;
 export function squeeze_copy(self: Tensor, dim: Int | readonly Int[]): Tensor;
 export function squeeze_copy(a0: unknown, a1?: unknown): unknown {
   if (a1 === undefined) {
-    return w(b.call(($1397 ??= id('aten::squeeze_copy')), h(a0)));
+    return w(b.call(($1407 ??= id('aten::squeeze_copy')), h(a0)));
   }
   if ((typeof a1 === 'number' || typeof a1 === 'bigint')) {
-    return w(b.call(($1398 ??= id('aten::squeeze_copy.dim')), h(a0), a1 as never));
+    return w(b.call(($1408 ??= id('aten::squeeze_copy.dim')), h(a0), a1 as never));
   }
-  return w(b.call(($1399 ??= id('aten::squeeze_copy.dims')), h(a0), a1 as never));
+  return w(b.call(($1409 ??= id('aten::squeeze_copy.dims')), h(a0), a1 as never));
 }
 
-let $1400: number | undefined;
+let $1410: number | undefined;
 /** `aten::sspaddmm(Tensor self, Tensor mat1, Tensor mat2, *, Scalar beta=1, Scalar alpha=1) -> Tensor` */
 export function sspaddmm(self: Tensor, mat1: Tensor, mat2: Tensor, options?: { beta?: Scalar; alpha?: Scalar }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1400 ??= id('aten::sspaddmm')), h(self), h(mat1), h(mat2)));
+    return w(b.call(($1410 ??= id('aten::sspaddmm')), h(self), h(mat1), h(mat2)));
   }
   known('sspaddmm', options, ['beta', 'alpha']);
-  return w(b.call(($1400 ??= id('aten::sspaddmm')), h(self), h(mat1), h(mat2), options.beta, options.alpha));
+  return w(b.call(($1410 ??= id('aten::sspaddmm')), h(self), h(mat1), h(mat2), options.beta, options.alpha));
 }
 
-let $1401: number | undefined;
+let $1411: number | undefined;
 /** `aten::stack(Tensor[] tensors, int dim=0) -> Tensor` */
 export function stack(tensors: readonly Tensor[], options?: { dim?: Int }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1401 ??= id('aten::stack')), hs(tensors)));
+    return w(b.call(($1411 ??= id('aten::stack')), hs(tensors)));
   }
   known('stack', options, ['dim']);
-  return w(b.call(($1401 ??= id('aten::stack')), hs(tensors), options.dim));
+  return w(b.call(($1411 ??= id('aten::stack')), hs(tensors), options.dim));
 }
 
-let $1402: number | undefined, $1403: number | undefined, $1404: number | undefined;
+let $1412: number | undefined, $1413: number | undefined, $1414: number | undefined;
 /**
  * - `aten::std(Tensor self, bool unbiased=True) -> Tensor`
  * - `aten::std.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> Tensor`
@@ -10960,26 +11122,26 @@ export function std(self: Tensor, dim: Int | readonly Int[] | null, options?: { 
 export function std(a0: unknown, a1?: unknown, a2?: unknown): unknown {
   if ((isOptions(a1) || a1 === undefined) && only(a1, ['unbiased'])) {
     if (a1 === undefined) {
-      return w(b.call(($1402 ??= id('aten::std')), h(a0)));
+      return w(b.call(($1412 ??= id('aten::std')), h(a0)));
     }
     const o = known('std', a1, ['unbiased']);
-    return w(b.call(($1402 ??= id('aten::std')), h(a0), o.unbiased as never));
+    return w(b.call(($1412 ??= id('aten::std')), h(a0), o.unbiased as never));
   }
   if ((typeof a1 === 'number' || typeof a1 === 'bigint' || isPlainArray(a1) || a1 === null)) {
     if (a2 === undefined) {
-      return w(b.call(($1403 ??= id('aten::std.dim')), h(a0), a1 as never));
+      return w(b.call(($1413 ??= id('aten::std.dim')), h(a0), a1 as never));
     }
     const o = known('std', a2, ['unbiased', 'keepdim']);
-    return w(b.call(($1403 ??= id('aten::std.dim')), h(a0), a1 as never, o.unbiased as never, o.keepdim as never));
+    return w(b.call(($1413 ??= id('aten::std.dim')), h(a0), a1 as never, o.unbiased as never, o.keepdim as never));
   }
   if (a1 === undefined) {
-    return w(b.call(($1404 ??= id('aten::std.correction')), h(a0)));
+    return w(b.call(($1414 ??= id('aten::std.correction')), h(a0)));
   }
   const o = known('std', a1, ['dim', 'correction', 'keepdim']);
-  return w(b.call(($1404 ??= id('aten::std.correction')), h(a0), o.dim as never, o.correction as never, o.keepdim as never));
+  return w(b.call(($1414 ??= id('aten::std.correction')), h(a0), o.dim as never, o.correction as never, o.keepdim as never));
 }
 
-let $1405: number | undefined, $1406: number | undefined, $1407: number | undefined;
+let $1415: number | undefined, $1416: number | undefined, $1417: number | undefined;
 /**
  * - `aten::std_mean(Tensor self, bool unbiased=True) -> (Tensor, Tensor)`
  * - `aten::std_mean.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> (Tensor, Tensor)`
@@ -10990,32 +11152,32 @@ export function std_mean(self: Tensor, dim: Int | readonly Int[] | null, options
 export function std_mean(a0: unknown, a1?: unknown, a2?: unknown): unknown {
   if ((isOptions(a1) || a1 === undefined) && only(a1, ['unbiased'])) {
     if (a1 === undefined) {
-      const result = list(b.call(($1405 ??= id('aten::std_mean')), h(a0)));
+      const result = list(b.call(($1415 ??= id('aten::std_mean')), h(a0)));
       return [w(result[0]), w(result[1])];
     }
     const o = known('std_mean', a1, ['unbiased']);
-    const result = list(b.call(($1405 ??= id('aten::std_mean')), h(a0), o.unbiased as never));
+    const result = list(b.call(($1415 ??= id('aten::std_mean')), h(a0), o.unbiased as never));
     return [w(result[0]), w(result[1])];
   }
   if ((typeof a1 === 'number' || typeof a1 === 'bigint' || isPlainArray(a1) || a1 === null)) {
     if (a2 === undefined) {
-      const result = list(b.call(($1406 ??= id('aten::std_mean.dim')), h(a0), a1 as never));
+      const result = list(b.call(($1416 ??= id('aten::std_mean.dim')), h(a0), a1 as never));
       return [w(result[0]), w(result[1])];
     }
     const o = known('std_mean', a2, ['unbiased', 'keepdim']);
-    const result = list(b.call(($1406 ??= id('aten::std_mean.dim')), h(a0), a1 as never, o.unbiased as never, o.keepdim as never));
+    const result = list(b.call(($1416 ??= id('aten::std_mean.dim')), h(a0), a1 as never, o.unbiased as never, o.keepdim as never));
     return [w(result[0]), w(result[1])];
   }
   if (a1 === undefined) {
-    const result = list(b.call(($1407 ??= id('aten::std_mean.correction')), h(a0)));
+    const result = list(b.call(($1417 ??= id('aten::std_mean.correction')), h(a0)));
     return [w(result[0]), w(result[1])];
   }
   const o = known('std_mean', a1, ['dim', 'correction', 'keepdim']);
-  const result = list(b.call(($1407 ??= id('aten::std_mean.correction')), h(a0), o.dim as never, o.correction as never, o.keepdim as never));
+  const result = list(b.call(($1417 ??= id('aten::std_mean.correction')), h(a0), o.dim as never, o.correction as never, o.keepdim as never));
   return [w(result[0]), w(result[1])];
 }
 
-let $1408: number | undefined, $1409: number | undefined;
+let $1418: number | undefined, $1419: number | undefined;
 /**
  * - `aten::stft(Tensor self, int n_fft, int? hop_length=None, int? win_length=None, Tensor? window=None, bool normalized=False, bool? onesided=None, bool? return_complex=None, bool? align_to_window=None) -> Tensor`
  * - `aten::stft.center(Tensor self, int n_fft, int? hop_length=None, int? win_length=None, Tensor? window=None, bool center=True, str pad_mode="reflect", bool normalized=False, bool? onesided=None, bool? return_complex=None, bool? align_to_window=None) -> Tensor`
@@ -11024,31 +11186,31 @@ export function stft(self: Tensor, n_fft: Int, options?: { hop_length?: Int | nu
 export function stft(a0: unknown, a1: unknown, a2?: unknown): unknown {
   if (only(a2, ['hop_length', 'win_length', 'window', 'normalized', 'onesided', 'return_complex', 'align_to_window'])) {
     if (a2 === undefined) {
-      return w(b.call(($1408 ??= id('aten::stft')), h(a0), a1 as never));
+      return w(b.call(($1418 ??= id('aten::stft')), h(a0), a1 as never));
     }
     const o = known('stft', a2, ['hop_length', 'win_length', 'window', 'normalized', 'onesided', 'return_complex', 'align_to_window']);
-    return w(b.call(($1408 ??= id('aten::stft')), h(a0), a1 as never, o.hop_length as never, o.win_length as never, hno(o.window), o.normalized as never, o.onesided as never, o.return_complex as never, o.align_to_window as never));
+    return w(b.call(($1418 ??= id('aten::stft')), h(a0), a1 as never, o.hop_length as never, o.win_length as never, hno(o.window), o.normalized as never, o.onesided as never, o.return_complex as never, o.align_to_window as never));
   }
   if (a2 === undefined) {
-    return w(b.call(($1409 ??= id('aten::stft.center')), h(a0), a1 as never));
+    return w(b.call(($1419 ??= id('aten::stft.center')), h(a0), a1 as never));
   }
   const o = known('stft', a2, ['hop_length', 'win_length', 'window', 'center', 'pad_mode', 'normalized', 'onesided', 'return_complex', 'align_to_window']);
-  return w(b.call(($1409 ??= id('aten::stft.center')), h(a0), a1 as never, o.hop_length as never, o.win_length as never, hno(o.window), o.center as never, o.pad_mode as never, o.normalized as never, o.onesided as never, o.return_complex as never, o.align_to_window as never));
+  return w(b.call(($1419 ??= id('aten::stft.center')), h(a0), a1 as never, o.hop_length as never, o.win_length as never, hno(o.window), o.center as never, o.pad_mode as never, o.normalized as never, o.onesided as never, o.return_complex as never, o.align_to_window as never));
 }
 
-let $1410: number | undefined;
+let $1420: number | undefined;
 /** `aten::storage_offset(Tensor self) -> int` */
 export function storage_offset(self: Tensor): number {
-  return b.call(($1410 ??= id('aten::storage_offset')), h(self)) as number;
+  return b.call(($1420 ??= id('aten::storage_offset')), h(self)) as number;
 }
 
-let $1411: number | undefined;
+let $1421: number | undefined;
 /** `aten::stride.int(Tensor self, int dim) -> int` */
 export function stride(self: Tensor, dim: Int): number {
-  return b.call(($1411 ??= id('aten::stride.int')), h(self), dim) as number;
+  return b.call(($1421 ??= id('aten::stride.int')), h(self), dim) as number;
 }
 
-let $1412: number | undefined, $1413: number | undefined;
+let $1422: number | undefined, $1423: number | undefined;
 /**
  * - `aten::sub.Scalar(Tensor self, Scalar other, Scalar alpha=1) -> Tensor`
  * - `aten::sub.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor`
@@ -11057,19 +11219,19 @@ export function sub(self: Tensor, other: Scalar | Tensor, options?: { alpha?: Sc
 export function sub(a0: unknown, a1: unknown, a2?: unknown): unknown {
   if (isScalar(a1)) {
     if (a2 === undefined) {
-      return w(b.call(($1412 ??= id('aten::sub.Scalar')), h(a0), a1 as never));
+      return w(b.call(($1422 ??= id('aten::sub.Scalar')), h(a0), a1 as never));
     }
     const o = known('sub', a2, ['alpha']);
-    return w(b.call(($1412 ??= id('aten::sub.Scalar')), h(a0), a1 as never, o.alpha as never));
+    return w(b.call(($1422 ??= id('aten::sub.Scalar')), h(a0), a1 as never, o.alpha as never));
   }
   if (a2 === undefined) {
-    return w(b.call(($1413 ??= id('aten::sub.Tensor')), h(a0), h(a1)));
+    return w(b.call(($1423 ??= id('aten::sub.Tensor')), h(a0), h(a1)));
   }
   const o = known('sub', a2, ['alpha']);
-  return w(b.call(($1413 ??= id('aten::sub.Tensor')), h(a0), h(a1), o.alpha as never));
+  return w(b.call(($1423 ??= id('aten::sub.Tensor')), h(a0), h(a1), o.alpha as never));
 }
 
-let $1414: number | undefined, $1415: number | undefined;
+let $1424: number | undefined, $1425: number | undefined;
 /**
  * - `aten::sub_.Scalar(Tensor(a!) self, Scalar other, Scalar alpha=1) -> Tensor(a!)`
  * - `aten::sub_.Tensor(Tensor(a!) self, Tensor other, *, Scalar alpha=1) -> Tensor(a!)`
@@ -11078,23 +11240,23 @@ export function sub_(self: Tensor, other: Scalar | Tensor, options?: { alpha?: S
 export function sub_(a0: unknown, a1: unknown, a2?: unknown): unknown {
   if (isScalar(a1)) {
     if (a2 === undefined) {
-      b.call(($1414 ??= id('aten::sub_.Scalar')), h(a0), a1 as never);
+      b.call(($1424 ??= id('aten::sub_.Scalar')), h(a0), a1 as never);
       return a0 as Tensor;
     }
     const o = known('sub_', a2, ['alpha']);
-    b.call(($1414 ??= id('aten::sub_.Scalar')), h(a0), a1 as never, o.alpha as never);
+    b.call(($1424 ??= id('aten::sub_.Scalar')), h(a0), a1 as never, o.alpha as never);
     return a0 as Tensor;
   }
   if (a2 === undefined) {
-    b.call(($1415 ??= id('aten::sub_.Tensor')), h(a0), h(a1));
+    b.call(($1425 ??= id('aten::sub_.Tensor')), h(a0), h(a1));
     return a0 as Tensor;
   }
   const o = known('sub_', a2, ['alpha']);
-  b.call(($1415 ??= id('aten::sub_.Tensor')), h(a0), h(a1), o.alpha as never);
+  b.call(($1425 ??= id('aten::sub_.Tensor')), h(a0), h(a1), o.alpha as never);
   return a0 as Tensor;
 }
 
-let $1416: number | undefined, $1417: number | undefined;
+let $1426: number | undefined, $1427: number | undefined;
 /**
  * - `aten::subtract.Scalar(Tensor self, Scalar other, Scalar alpha=1) -> Tensor`
  * - `aten::subtract.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor`
@@ -11103,19 +11265,19 @@ export function subtract(self: Tensor, other: Scalar | Tensor, options?: { alpha
 export function subtract(a0: unknown, a1: unknown, a2?: unknown): unknown {
   if (isScalar(a1)) {
     if (a2 === undefined) {
-      return w(b.call(($1416 ??= id('aten::subtract.Scalar')), h(a0), a1 as never));
+      return w(b.call(($1426 ??= id('aten::subtract.Scalar')), h(a0), a1 as never));
     }
     const o = known('subtract', a2, ['alpha']);
-    return w(b.call(($1416 ??= id('aten::subtract.Scalar')), h(a0), a1 as never, o.alpha as never));
+    return w(b.call(($1426 ??= id('aten::subtract.Scalar')), h(a0), a1 as never, o.alpha as never));
   }
   if (a2 === undefined) {
-    return w(b.call(($1417 ??= id('aten::subtract.Tensor')), h(a0), h(a1)));
+    return w(b.call(($1427 ??= id('aten::subtract.Tensor')), h(a0), h(a1)));
   }
   const o = known('subtract', a2, ['alpha']);
-  return w(b.call(($1417 ??= id('aten::subtract.Tensor')), h(a0), h(a1), o.alpha as never));
+  return w(b.call(($1427 ??= id('aten::subtract.Tensor')), h(a0), h(a1), o.alpha as never));
 }
 
-let $1418: number | undefined, $1419: number | undefined;
+let $1428: number | undefined, $1429: number | undefined;
 /**
  * - `aten::subtract_.Scalar(Tensor(a!) self, Scalar other, Scalar alpha=1) -> Tensor(a!)`
  * - `aten::subtract_.Tensor(Tensor(a!) self, Tensor other, *, Scalar alpha=1) -> Tensor(a!)`
@@ -11124,23 +11286,23 @@ export function subtract_(self: Tensor, other: Scalar | Tensor, options?: { alph
 export function subtract_(a0: unknown, a1: unknown, a2?: unknown): unknown {
   if (isScalar(a1)) {
     if (a2 === undefined) {
-      b.call(($1418 ??= id('aten::subtract_.Scalar')), h(a0), a1 as never);
+      b.call(($1428 ??= id('aten::subtract_.Scalar')), h(a0), a1 as never);
       return a0 as Tensor;
     }
     const o = known('subtract_', a2, ['alpha']);
-    b.call(($1418 ??= id('aten::subtract_.Scalar')), h(a0), a1 as never, o.alpha as never);
+    b.call(($1428 ??= id('aten::subtract_.Scalar')), h(a0), a1 as never, o.alpha as never);
     return a0 as Tensor;
   }
   if (a2 === undefined) {
-    b.call(($1419 ??= id('aten::subtract_.Tensor')), h(a0), h(a1));
+    b.call(($1429 ??= id('aten::subtract_.Tensor')), h(a0), h(a1));
     return a0 as Tensor;
   }
   const o = known('subtract_', a2, ['alpha']);
-  b.call(($1419 ??= id('aten::subtract_.Tensor')), h(a0), h(a1), o.alpha as never);
+  b.call(($1429 ??= id('aten::subtract_.Tensor')), h(a0), h(a1), o.alpha as never);
   return a0 as Tensor;
 }
 
-let $1420: number | undefined, $1421: number | undefined;
+let $1430: number | undefined, $1431: number | undefined;
 /**
  * - `aten::sum(Tensor self, *, ScalarType? dtype=None) -> Tensor`
  * - `aten::sum.dim_IntList(Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor`
@@ -11150,130 +11312,130 @@ export function sum(self: Tensor, dim: Int | readonly Int[] | null, options?: { 
 export function sum(a0: unknown, a1?: unknown, a2?: unknown): unknown {
   if ((isOptions(a1) || a1 === undefined)) {
     if (a1 === undefined) {
-      return w(b.call(($1420 ??= id('aten::sum')), h(a0)));
+      return w(b.call(($1430 ??= id('aten::sum')), h(a0)));
     }
     const o = known('sum', a1, ['dtype']);
-    return w(b.call(($1420 ??= id('aten::sum')), h(a0), o.dtype as never));
+    return w(b.call(($1430 ??= id('aten::sum')), h(a0), o.dtype as never));
   }
   if (a2 === undefined) {
-    return w(b.call(($1421 ??= id('aten::sum.dim_IntList')), h(a0), a1 as never));
+    return w(b.call(($1431 ??= id('aten::sum.dim_IntList')), h(a0), a1 as never));
   }
   const o = known('sum', a2, ['keepdim', 'dtype']);
-  return w(b.call(($1421 ??= id('aten::sum.dim_IntList')), h(a0), a1 as never, o.keepdim as never, o.dtype as never));
-}
-
-let $1422: number | undefined;
-/** `aten::sum_to_size(Tensor self, SymInt[] size) -> Tensor` */
-export function sum_to_size(self: Tensor, size: readonly Int[]): Tensor {
-  return w(b.call(($1422 ??= id('aten::sum_to_size')), h(self), size));
-}
-
-let $1423: number | undefined;
-/** `aten::svd(Tensor self, bool some=True, bool compute_uv=True) -> (Tensor U, Tensor S, Tensor V)` */
-export function svd(self: Tensor, options?: { some?: boolean; compute_uv?: boolean }): [Tensor, Tensor, Tensor] {
-  if (options === undefined) {
-    const result = list(b.call(($1423 ??= id('aten::svd')), h(self)));
-    return [w(result[0]), w(result[1]), w(result[2])];
-  }
-  known('svd', options, ['some', 'compute_uv']);
-  const result = list(b.call(($1423 ??= id('aten::svd')), h(self), options.some, options.compute_uv));
-  return [w(result[0]), w(result[1]), w(result[2])];
-}
-
-let $1424: number | undefined;
-/** `aten::swapaxes(Tensor(a) self, int axis0, int axis1) -> Tensor(a)` */
-export function swapaxes(self: Tensor, axis0: Int, axis1: Int): Tensor {
-  return w(b.call(($1424 ??= id('aten::swapaxes')), h(self), axis0, axis1));
-}
-
-let $1425: number | undefined;
-/** `aten::swapaxes_(Tensor(a!) self, int axis0, int axis1) -> Tensor(a!)` */
-export function swapaxes_(self: Tensor, axis0: Int, axis1: Int): Tensor {
-  b.call(($1425 ??= id('aten::swapaxes_')), h(self), axis0, axis1);
-  return self;
-}
-
-let $1426: number | undefined;
-/** `aten::swapdims(Tensor(a) self, int dim0, int dim1) -> Tensor(a)` */
-export function swapdims(self: Tensor, dim0: Int, dim1: Int): Tensor {
-  return w(b.call(($1426 ??= id('aten::swapdims')), h(self), dim0, dim1));
-}
-
-let $1427: number | undefined;
-/** `aten::swapdims_(Tensor(a!) self, int dim0, int dim1) -> Tensor(a!)` */
-export function swapdims_(self: Tensor, dim0: Int, dim1: Int): Tensor {
-  b.call(($1427 ??= id('aten::swapdims_')), h(self), dim0, dim1);
-  return self;
-}
-
-let $1428: number | undefined;
-/** `aten::t(Tensor(a) self) -> Tensor(a)` */
-export function t(self: Tensor): Tensor {
-  return w(b.call(($1428 ??= id('aten::t')), h(self)));
-}
-
-let $1429: number | undefined;
-/** `aten::t_(Tensor(a!) self) -> Tensor(a!)` */
-export function t_(self: Tensor): Tensor {
-  b.call(($1429 ??= id('aten::t_')), h(self));
-  return self;
-}
-
-let $1430: number | undefined;
-/** `aten::t_copy(Tensor self) -> Tensor` */
-export function t_copy(self: Tensor): Tensor {
-  return w(b.call(($1430 ??= id('aten::t_copy')), h(self)));
-}
-
-let $1431: number | undefined;
-/** `aten::take(Tensor self, Tensor index) -> Tensor` */
-export function take(self: Tensor, index: Tensor): Tensor {
-  return w(b.call(($1431 ??= id('aten::take')), h(self), h(index)));
+  return w(b.call(($1431 ??= id('aten::sum.dim_IntList')), h(a0), a1 as never, o.keepdim as never, o.dtype as never));
 }
 
 let $1432: number | undefined;
-/** `aten::take_along_dim(Tensor self, Tensor indices, int? dim=None) -> Tensor` */
-export function take_along_dim(self: Tensor, indices: Tensor, options?: { dim?: Int | null }): Tensor {
-  if (options === undefined) {
-    return w(b.call(($1432 ??= id('aten::take_along_dim')), h(self), h(indices)));
-  }
-  known('take_along_dim', options, ['dim']);
-  return w(b.call(($1432 ??= id('aten::take_along_dim')), h(self), h(indices), options.dim));
+/** `aten::sum_to_size(Tensor self, SymInt[] size) -> Tensor` */
+export function sum_to_size(self: Tensor, size: readonly Int[]): Tensor {
+  return w(b.call(($1432 ??= id('aten::sum_to_size')), h(self), size));
 }
 
 let $1433: number | undefined;
-/** `aten::tan(Tensor self) -> Tensor` */
-export function tan(self: Tensor): Tensor {
-  return w(b.call(($1433 ??= id('aten::tan')), h(self)));
+/** `aten::svd(Tensor self, bool some=True, bool compute_uv=True) -> (Tensor U, Tensor S, Tensor V)` */
+export function svd(self: Tensor, options?: { some?: boolean; compute_uv?: boolean }): [Tensor, Tensor, Tensor] {
+  if (options === undefined) {
+    const result = list(b.call(($1433 ??= id('aten::svd')), h(self)));
+    return [w(result[0]), w(result[1]), w(result[2])];
+  }
+  known('svd', options, ['some', 'compute_uv']);
+  const result = list(b.call(($1433 ??= id('aten::svd')), h(self), options.some, options.compute_uv));
+  return [w(result[0]), w(result[1]), w(result[2])];
 }
 
 let $1434: number | undefined;
-/** `aten::tan_(Tensor(a!) self) -> Tensor(a!)` */
-export function tan_(self: Tensor): Tensor {
-  b.call(($1434 ??= id('aten::tan_')), h(self));
-  return self;
+/** `aten::swapaxes(Tensor(a) self, int axis0, int axis1) -> Tensor(a)` */
+export function swapaxes(self: Tensor, axis0: Int, axis1: Int): Tensor {
+  return w(b.call(($1434 ??= id('aten::swapaxes')), h(self), axis0, axis1));
 }
 
 let $1435: number | undefined;
-/** `aten::tanh(Tensor self) -> Tensor` */
-export function tanh(self: Tensor): Tensor {
-  return w(b.call(($1435 ??= id('aten::tanh')), h(self)));
-}
-
-let $1436: number | undefined;
-/** `aten::tanh_(Tensor(a!) self) -> Tensor(a!)` */
-export function tanh_(self: Tensor): Tensor {
-  b.call(($1436 ??= id('aten::tanh_')), h(self));
+/** `aten::swapaxes_(Tensor(a!) self, int axis0, int axis1) -> Tensor(a!)` */
+export function swapaxes_(self: Tensor, axis0: Int, axis1: Int): Tensor {
+  b.call(($1435 ??= id('aten::swapaxes_')), h(self), axis0, axis1);
   return self;
 }
 
-let $1437: number | undefined;
-/** `aten::tanh_backward(Tensor grad_output, Tensor output) -> Tensor` */
-export function tanh_backward(grad_output: Tensor, output: Tensor): Tensor {
-  return w(b.call(($1437 ??= id('aten::tanh_backward')), h(grad_output), h(output)));
+let $1436: number | undefined;
+/** `aten::swapdims(Tensor(a) self, int dim0, int dim1) -> Tensor(a)` */
+export function swapdims(self: Tensor, dim0: Int, dim1: Int): Tensor {
+  return w(b.call(($1436 ??= id('aten::swapdims')), h(self), dim0, dim1));
 }
 
-let $1438: number | undefined, $1439: number | undefined, $1440: number | undefined;
+let $1437: number | undefined;
+/** `aten::swapdims_(Tensor(a!) self, int dim0, int dim1) -> Tensor(a!)` */
+export function swapdims_(self: Tensor, dim0: Int, dim1: Int): Tensor {
+  b.call(($1437 ??= id('aten::swapdims_')), h(self), dim0, dim1);
+  return self;
+}
+
+let $1438: number | undefined;
+/** `aten::t(Tensor(a) self) -> Tensor(a)` */
+export function t(self: Tensor): Tensor {
+  return w(b.call(($1438 ??= id('aten::t')), h(self)));
+}
+
+let $1439: number | undefined;
+/** `aten::t_(Tensor(a!) self) -> Tensor(a!)` */
+export function t_(self: Tensor): Tensor {
+  b.call(($1439 ??= id('aten::t_')), h(self));
+  return self;
+}
+
+let $1440: number | undefined;
+/** `aten::t_copy(Tensor self) -> Tensor` */
+export function t_copy(self: Tensor): Tensor {
+  return w(b.call(($1440 ??= id('aten::t_copy')), h(self)));
+}
+
+let $1441: number | undefined;
+/** `aten::take(Tensor self, Tensor index) -> Tensor` */
+export function take(self: Tensor, index: Tensor): Tensor {
+  return w(b.call(($1441 ??= id('aten::take')), h(self), h(index)));
+}
+
+let $1442: number | undefined;
+/** `aten::take_along_dim(Tensor self, Tensor indices, int? dim=None) -> Tensor` */
+export function take_along_dim(self: Tensor, indices: Tensor, options?: { dim?: Int | null }): Tensor {
+  if (options === undefined) {
+    return w(b.call(($1442 ??= id('aten::take_along_dim')), h(self), h(indices)));
+  }
+  known('take_along_dim', options, ['dim']);
+  return w(b.call(($1442 ??= id('aten::take_along_dim')), h(self), h(indices), options.dim));
+}
+
+let $1443: number | undefined;
+/** `aten::tan(Tensor self) -> Tensor` */
+export function tan(self: Tensor): Tensor {
+  return w(b.call(($1443 ??= id('aten::tan')), h(self)));
+}
+
+let $1444: number | undefined;
+/** `aten::tan_(Tensor(a!) self) -> Tensor(a!)` */
+export function tan_(self: Tensor): Tensor {
+  b.call(($1444 ??= id('aten::tan_')), h(self));
+  return self;
+}
+
+let $1445: number | undefined;
+/** `aten::tanh(Tensor self) -> Tensor` */
+export function tanh(self: Tensor): Tensor {
+  return w(b.call(($1445 ??= id('aten::tanh')), h(self)));
+}
+
+let $1446: number | undefined;
+/** `aten::tanh_(Tensor(a!) self) -> Tensor(a!)` */
+export function tanh_(self: Tensor): Tensor {
+  b.call(($1446 ??= id('aten::tanh_')), h(self));
+  return self;
+}
+
+let $1447: number | undefined;
+/** `aten::tanh_backward(Tensor grad_output, Tensor output) -> Tensor` */
+export function tanh_backward(grad_output: Tensor, output: Tensor): Tensor {
+  return w(b.call(($1447 ??= id('aten::tanh_backward')), h(grad_output), h(output)));
+}
+
+let $1448: number | undefined, $1449: number | undefined, $1450: number | undefined;
 /**
  * - `aten::tensor_split.indices(Tensor(a -> *) self, SymInt[] indices, int dim=0) -> Tensor(a)[]`
  * - `aten::tensor_split.sections(Tensor(a -> *) self, SymInt sections, int dim=0) -> Tensor(a)[]`
@@ -11283,57 +11445,57 @@ export function tensor_split(self: Tensor, indices: readonly Int[] | Int | Tenso
 export function tensor_split(a0: unknown, a1: unknown, a2?: unknown): unknown {
   if (isPlainArray(a1)) {
     if (a2 === undefined) {
-      return list(b.call(($1438 ??= id('aten::tensor_split.indices')), h(a0), a1 as never)).map(w);
+      return list(b.call(($1448 ??= id('aten::tensor_split.indices')), h(a0), a1 as never)).map(w);
     }
     const o = known('tensor_split', a2, ['dim']);
-    return list(b.call(($1438 ??= id('aten::tensor_split.indices')), h(a0), a1 as never, o.dim as never)).map(w);
+    return list(b.call(($1448 ??= id('aten::tensor_split.indices')), h(a0), a1 as never, o.dim as never)).map(w);
   }
   if ((typeof a1 === 'number' || typeof a1 === 'bigint')) {
     if (a2 === undefined) {
-      return list(b.call(($1439 ??= id('aten::tensor_split.sections')), h(a0), a1 as never)).map(w);
+      return list(b.call(($1449 ??= id('aten::tensor_split.sections')), h(a0), a1 as never)).map(w);
     }
     const o = known('tensor_split', a2, ['dim']);
-    return list(b.call(($1439 ??= id('aten::tensor_split.sections')), h(a0), a1 as never, o.dim as never)).map(w);
+    return list(b.call(($1449 ??= id('aten::tensor_split.sections')), h(a0), a1 as never, o.dim as never)).map(w);
   }
   if (a2 === undefined) {
-    return list(b.call(($1440 ??= id('aten::tensor_split.tensor_indices_or_sections')), h(a0), h(a1))).map(w);
+    return list(b.call(($1450 ??= id('aten::tensor_split.tensor_indices_or_sections')), h(a0), h(a1))).map(w);
   }
   const o = known('tensor_split', a2, ['dim']);
-  return list(b.call(($1440 ??= id('aten::tensor_split.tensor_indices_or_sections')), h(a0), h(a1), o.dim as never)).map(w);
+  return list(b.call(($1450 ??= id('aten::tensor_split.tensor_indices_or_sections')), h(a0), h(a1), o.dim as never)).map(w);
 }
 
-let $1441: number | undefined;
+let $1451: number | undefined;
 /** `aten::tensordot(Tensor self, Tensor other, int[] dims_self, int[] dims_other) -> Tensor` */
 export function tensordot(self: Tensor, other: Tensor, dims_self: readonly Int[], dims_other: readonly Int[]): Tensor {
-  return w(b.call(($1441 ??= id('aten::tensordot')), h(self), h(other), dims_self, dims_other));
+  return w(b.call(($1451 ??= id('aten::tensordot')), h(self), h(other), dims_self, dims_other));
 }
 
-let $1442: number | undefined;
+let $1452: number | undefined;
 /** `aten::threshold(Tensor self, Scalar threshold, Scalar value) -> Tensor` */
 export function threshold(self: Tensor, threshold: Scalar, value: Scalar): Tensor {
-  return w(b.call(($1442 ??= id('aten::threshold')), h(self), threshold, value));
+  return w(b.call(($1452 ??= id('aten::threshold')), h(self), threshold, value));
 }
 
-let $1443: number | undefined;
+let $1453: number | undefined;
 /** `aten::threshold_(Tensor(a!) self, Scalar threshold, Scalar value) -> Tensor(a!)` */
 export function threshold_(self: Tensor, threshold: Scalar, value: Scalar): Tensor {
-  b.call(($1443 ??= id('aten::threshold_')), h(self), threshold, value);
+  b.call(($1453 ??= id('aten::threshold_')), h(self), threshold, value);
   return self;
 }
 
-let $1444: number | undefined;
+let $1454: number | undefined;
 /** `aten::threshold_backward(Tensor grad_output, Tensor self, Scalar threshold) -> Tensor` */
 export function threshold_backward(grad_output: Tensor, self: Tensor, threshold: Scalar): Tensor {
-  return w(b.call(($1444 ??= id('aten::threshold_backward')), h(grad_output), h(self), threshold));
+  return w(b.call(($1454 ??= id('aten::threshold_backward')), h(grad_output), h(self), threshold));
 }
 
-let $1445: number | undefined;
+let $1455: number | undefined;
 /** `aten::tile(Tensor self, SymInt[] dims) -> Tensor` */
 export function tile(self: Tensor, dims: readonly Int[]): Tensor {
-  return w(b.call(($1445 ??= id('aten::tile')), h(self), dims));
+  return w(b.call(($1455 ??= id('aten::tile')), h(self), dims));
 }
 
-let $1446: number | undefined, $1447: number | undefined, $1448: number | undefined, $1449: number | undefined;
+let $1456: number | undefined, $1457: number | undefined, $1458: number | undefined, $1459: number | undefined;
 /**
  * - `aten::to.device(Tensor(a) self, Device device, ScalarType dtype, bool non_blocking=False, bool copy=False, MemoryFormat? memory_format=None) -> Tensor(a)`
  * - `aten::to.dtype(Tensor(a) self, ScalarType dtype, bool non_blocking=False, bool copy=False, MemoryFormat? memory_format=None) -> Tensor(a)`
@@ -11346,79 +11508,79 @@ export function to(self: Tensor, options?: { dtype?: DType | null; layout?: Layo
 export function to(a0: unknown, a1?: unknown, a2?: unknown, a3?: unknown): unknown {
   if (isDevice(a1)) {
     if (a3 === undefined) {
-      return w(b.call(($1446 ??= id('aten::to.device')), h(a0), a1 as never, a2 as never));
+      return w(b.call(($1456 ??= id('aten::to.device')), h(a0), a1 as never, a2 as never));
     }
     const o = known('to', a3, ['non_blocking', 'copy', 'memory_format']);
-    return w(b.call(($1446 ??= id('aten::to.device')), h(a0), a1 as never, a2 as never, o.non_blocking as never, o.copy as never, o.memory_format as never));
+    return w(b.call(($1456 ??= id('aten::to.device')), h(a0), a1 as never, a2 as never, o.non_blocking as never, o.copy as never, o.memory_format as never));
   }
   if (isDType(a1)) {
     if (a2 === undefined) {
-      return w(b.call(($1447 ??= id('aten::to.dtype')), h(a0), a1 as never));
+      return w(b.call(($1457 ??= id('aten::to.dtype')), h(a0), a1 as never));
     }
     const o = known('to', a2, ['non_blocking', 'copy', 'memory_format']);
-    return w(b.call(($1447 ??= id('aten::to.dtype')), h(a0), a1 as never, o.non_blocking as never, o.copy as never, o.memory_format as never));
+    return w(b.call(($1457 ??= id('aten::to.dtype')), h(a0), a1 as never, o.non_blocking as never, o.copy as never, o.memory_format as never));
   }
   if (isTensor(a1)) {
     if (a2 === undefined) {
-      return w(b.call(($1448 ??= id('aten::to.other')), h(a0), h(a1)));
+      return w(b.call(($1458 ??= id('aten::to.other')), h(a0), h(a1)));
     }
     const o = known('to', a2, ['non_blocking', 'copy', 'memory_format']);
-    return w(b.call(($1448 ??= id('aten::to.other')), h(a0), h(a1), o.non_blocking as never, o.copy as never, o.memory_format as never));
+    return w(b.call(($1458 ??= id('aten::to.other')), h(a0), h(a1), o.non_blocking as never, o.copy as never, o.memory_format as never));
   }
   if (a1 === undefined) {
-    return w(b.call(($1449 ??= id('aten::to.dtype_layout')), h(a0)));
+    return w(b.call(($1459 ??= id('aten::to.dtype_layout')), h(a0)));
   }
   const o = known('to', a1, ['dtype', 'layout', 'device', 'pin_memory', 'non_blocking', 'copy', 'memory_format']);
-  return w(b.call(($1449 ??= id('aten::to.dtype_layout')), h(a0), o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never, o.non_blocking as never, o.copy as never, o.memory_format as never));
+  return w(b.call(($1459 ??= id('aten::to.dtype_layout')), h(a0), o.dtype as never, o.layout as never, o.device as never, o.pin_memory as never, o.non_blocking as never, o.copy as never, o.memory_format as never));
 }
 
-let $1450: number | undefined;
+let $1460: number | undefined;
 /** `aten::to_dense(Tensor self, ScalarType? dtype=None, *, bool? masked_grad=None) -> Tensor` */
 export function to_dense(self: Tensor, options?: { dtype?: DType | null; masked_grad?: boolean | null }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1450 ??= id('aten::to_dense')), h(self)));
+    return w(b.call(($1460 ??= id('aten::to_dense')), h(self)));
   }
   known('to_dense', options, ['dtype', 'masked_grad']);
-  return w(b.call(($1450 ??= id('aten::to_dense')), h(self), options.dtype, options.masked_grad));
+  return w(b.call(($1460 ??= id('aten::to_dense')), h(self), options.dtype, options.masked_grad));
 }
 
-let $1451: number | undefined;
+let $1461: number | undefined;
 /** `aten::to_dense_backward(Tensor grad, Tensor input, bool? masked_grad=None) -> Tensor` */
 export function to_dense_backward(grad: Tensor, input: Tensor, options?: { masked_grad?: boolean | null }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1451 ??= id('aten::to_dense_backward')), h(grad), h(input)));
+    return w(b.call(($1461 ??= id('aten::to_dense_backward')), h(grad), h(input)));
   }
   known('to_dense_backward', options, ['masked_grad']);
-  return w(b.call(($1451 ??= id('aten::to_dense_backward')), h(grad), h(input), options.masked_grad));
+  return w(b.call(($1461 ??= id('aten::to_dense_backward')), h(grad), h(input), options.masked_grad));
 }
 
-let $1452: number | undefined;
+let $1462: number | undefined;
 /** `aten::to_mkldnn(Tensor self, ScalarType? dtype=None) -> Tensor` */
 export function to_mkldnn(self: Tensor, options?: { dtype?: DType | null }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1452 ??= id('aten::to_mkldnn')), h(self)));
+    return w(b.call(($1462 ??= id('aten::to_mkldnn')), h(self)));
   }
   known('to_mkldnn', options, ['dtype']);
-  return w(b.call(($1452 ??= id('aten::to_mkldnn')), h(self), options.dtype));
+  return w(b.call(($1462 ??= id('aten::to_mkldnn')), h(self), options.dtype));
 }
 
-let $1453: number | undefined;
+let $1463: number | undefined;
 /** `aten::to_mkldnn_backward(Tensor grad, Tensor input) -> Tensor` */
 export function to_mkldnn_backward(grad: Tensor, input: Tensor): Tensor {
-  return w(b.call(($1453 ??= id('aten::to_mkldnn_backward')), h(grad), h(input)));
+  return w(b.call(($1463 ??= id('aten::to_mkldnn_backward')), h(grad), h(input)));
 }
 
-let $1454: number | undefined;
+let $1464: number | undefined;
 /** `aten::to_padded_tensor(Tensor self, float padding, SymInt[]? output_size=None) -> Tensor` */
 export function to_padded_tensor(self: Tensor, padding: number, options?: { output_size?: readonly Int[] | null }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1454 ??= id('aten::to_padded_tensor')), h(self), padding));
+    return w(b.call(($1464 ??= id('aten::to_padded_tensor')), h(self), padding));
   }
   known('to_padded_tensor', options, ['output_size']);
-  return w(b.call(($1454 ??= id('aten::to_padded_tensor')), h(self), padding, options.output_size));
+  return w(b.call(($1464 ??= id('aten::to_padded_tensor')), h(self), padding, options.output_size));
 }
 
-let $1455: number | undefined, $1456: number | undefined;
+let $1465: number | undefined, $1466: number | undefined;
 /**
  * - `aten::to_sparse.sparse_dim(Tensor self, int sparse_dim) -> Tensor`
  * - `aten::to_sparse(Tensor self, *, Layout? layout=None, int[2]? blocksize=None, int? dense_dim=None) -> Tensor`
@@ -11427,99 +11589,99 @@ export function to_sparse(self: Tensor, options?: { layout?: Layout | null; bloc
 export function to_sparse(self: Tensor, sparse_dim: Int): Tensor;
 export function to_sparse(a0: unknown, a1?: unknown): unknown {
   if ((typeof a1 === 'number' || typeof a1 === 'bigint')) {
-    return w(b.call(($1455 ??= id('aten::to_sparse.sparse_dim')), h(a0), a1 as never));
+    return w(b.call(($1465 ??= id('aten::to_sparse.sparse_dim')), h(a0), a1 as never));
   }
   if (a1 === undefined) {
-    return w(b.call(($1456 ??= id('aten::to_sparse')), h(a0)));
+    return w(b.call(($1466 ??= id('aten::to_sparse')), h(a0)));
   }
   const o = known('to_sparse', a1, ['layout', 'blocksize', 'dense_dim']);
-  return w(b.call(($1456 ??= id('aten::to_sparse')), h(a0), o.layout as never, o.blocksize as never, o.dense_dim as never));
+  return w(b.call(($1466 ??= id('aten::to_sparse')), h(a0), o.layout as never, o.blocksize as never, o.dense_dim as never));
 }
 
-let $1457: number | undefined;
+let $1467: number | undefined;
 /** `aten::to_sparse_bsc(Tensor self, int[2] blocksize, int? dense_dim=None) -> Tensor` */
 export function to_sparse_bsc(self: Tensor, blocksize: Int | readonly Int[], options?: { dense_dim?: Int | null }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1457 ??= id('aten::to_sparse_bsc')), h(self), blocksize));
+    return w(b.call(($1467 ??= id('aten::to_sparse_bsc')), h(self), blocksize));
   }
   known('to_sparse_bsc', options, ['dense_dim']);
-  return w(b.call(($1457 ??= id('aten::to_sparse_bsc')), h(self), blocksize, options.dense_dim));
+  return w(b.call(($1467 ??= id('aten::to_sparse_bsc')), h(self), blocksize, options.dense_dim));
 }
 
-let $1458: number | undefined;
+let $1468: number | undefined;
 /** `aten::to_sparse_bsr(Tensor self, int[2] blocksize, int? dense_dim=None) -> Tensor` */
 export function to_sparse_bsr(self: Tensor, blocksize: Int | readonly Int[], options?: { dense_dim?: Int | null }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1458 ??= id('aten::to_sparse_bsr')), h(self), blocksize));
+    return w(b.call(($1468 ??= id('aten::to_sparse_bsr')), h(self), blocksize));
   }
   known('to_sparse_bsr', options, ['dense_dim']);
-  return w(b.call(($1458 ??= id('aten::to_sparse_bsr')), h(self), blocksize, options.dense_dim));
+  return w(b.call(($1468 ??= id('aten::to_sparse_bsr')), h(self), blocksize, options.dense_dim));
 }
 
-let $1459: number | undefined;
+let $1469: number | undefined;
 /** `aten::to_sparse_csc(Tensor self, int? dense_dim=None) -> Tensor` */
 export function to_sparse_csc(self: Tensor, options?: { dense_dim?: Int | null }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1459 ??= id('aten::to_sparse_csc')), h(self)));
+    return w(b.call(($1469 ??= id('aten::to_sparse_csc')), h(self)));
   }
   known('to_sparse_csc', options, ['dense_dim']);
-  return w(b.call(($1459 ??= id('aten::to_sparse_csc')), h(self), options.dense_dim));
+  return w(b.call(($1469 ??= id('aten::to_sparse_csc')), h(self), options.dense_dim));
 }
 
-let $1460: number | undefined;
+let $1470: number | undefined;
 /** `aten::to_sparse_csr(Tensor self, int? dense_dim=None) -> Tensor` */
 export function to_sparse_csr(self: Tensor, options?: { dense_dim?: Int | null }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1460 ??= id('aten::to_sparse_csr')), h(self)));
+    return w(b.call(($1470 ??= id('aten::to_sparse_csr')), h(self)));
   }
   known('to_sparse_csr', options, ['dense_dim']);
-  return w(b.call(($1460 ??= id('aten::to_sparse_csr')), h(self), options.dense_dim));
+  return w(b.call(($1470 ??= id('aten::to_sparse_csr')), h(self), options.dense_dim));
 }
 
-let $1461: number | undefined;
+let $1471: number | undefined;
 /** `aten::topk(Tensor self, SymInt k, int dim=-1, bool largest=True, bool sorted=True) -> (Tensor values, Tensor indices)` */
 export function topk(self: Tensor, k: Int, options?: { dim?: Int; largest?: boolean; sorted?: boolean }): [Tensor, Tensor] {
   if (options === undefined) {
-    const result = list(b.call(($1461 ??= id('aten::topk')), h(self), k));
+    const result = list(b.call(($1471 ??= id('aten::topk')), h(self), k));
     return [w(result[0]), w(result[1])];
   }
   known('topk', options, ['dim', 'largest', 'sorted']);
-  const result = list(b.call(($1461 ??= id('aten::topk')), h(self), k, options.dim, options.largest, options.sorted));
+  const result = list(b.call(($1471 ??= id('aten::topk')), h(self), k, options.dim, options.largest, options.sorted));
   return [w(result[0]), w(result[1])];
 }
 
-let $1462: number | undefined;
+let $1472: number | undefined;
 /** `aten::trace(Tensor self) -> Tensor` */
 export function trace(self: Tensor): Tensor {
-  return w(b.call(($1462 ??= id('aten::trace')), h(self)));
+  return w(b.call(($1472 ??= id('aten::trace')), h(self)));
 }
 
-let $1463: number | undefined;
+let $1473: number | undefined;
 /** `aten::trace_backward(Tensor grad, SymInt[] sizes) -> Tensor` */
 export function trace_backward(grad: Tensor, sizes: readonly Int[]): Tensor {
-  return w(b.call(($1463 ??= id('aten::trace_backward')), h(grad), sizes));
+  return w(b.call(($1473 ??= id('aten::trace_backward')), h(grad), sizes));
 }
 
-let $1464: number | undefined;
+let $1474: number | undefined;
 /** `aten::transpose.int(Tensor(a) self, int dim0, int dim1) -> Tensor(a)` */
 export function transpose(self: Tensor, dim0: Int, dim1: Int): Tensor {
-  return w(b.call(($1464 ??= id('aten::transpose.int')), h(self), dim0, dim1));
+  return w(b.call(($1474 ??= id('aten::transpose.int')), h(self), dim0, dim1));
 }
 
-let $1465: number | undefined;
+let $1475: number | undefined;
 /** `aten::transpose_(Tensor(a!) self, int dim0, int dim1) -> Tensor(a!)` */
 export function transpose_(self: Tensor, dim0: Int, dim1: Int): Tensor {
-  b.call(($1465 ??= id('aten::transpose_')), h(self), dim0, dim1);
+  b.call(($1475 ??= id('aten::transpose_')), h(self), dim0, dim1);
   return self;
 }
 
-let $1466: number | undefined;
+let $1476: number | undefined;
 /** `aten::transpose_copy.int(Tensor self, int dim0, int dim1) -> Tensor` */
 export function transpose_copy(self: Tensor, dim0: Int, dim1: Int): Tensor {
-  return w(b.call(($1466 ??= id('aten::transpose_copy.int')), h(self), dim0, dim1));
+  return w(b.call(($1476 ??= id('aten::transpose_copy.int')), h(self), dim0, dim1));
 }
 
-let $1467: number | undefined, $1468: number | undefined;
+let $1477: number | undefined, $1478: number | undefined;
 /**
  * - `aten::trapezoid.x(Tensor y, Tensor x, *, int dim=-1) -> Tensor`
  * - `aten::trapezoid.dx(Tensor y, *, Scalar dx=1, int dim=-1) -> Tensor`
@@ -11529,19 +11691,19 @@ export function trapezoid(y: Tensor, x: Tensor, options?: { dim?: Int }): Tensor
 export function trapezoid(a0: unknown, a1?: unknown, a2?: unknown): unknown {
   if (isTensor(a1)) {
     if (a2 === undefined) {
-      return w(b.call(($1467 ??= id('aten::trapezoid.x')), h(a0), h(a1)));
+      return w(b.call(($1477 ??= id('aten::trapezoid.x')), h(a0), h(a1)));
     }
     const o = known('trapezoid', a2, ['dim']);
-    return w(b.call(($1467 ??= id('aten::trapezoid.x')), h(a0), h(a1), o.dim as never));
+    return w(b.call(($1477 ??= id('aten::trapezoid.x')), h(a0), h(a1), o.dim as never));
   }
   if (a1 === undefined) {
-    return w(b.call(($1468 ??= id('aten::trapezoid.dx')), h(a0)));
+    return w(b.call(($1478 ??= id('aten::trapezoid.dx')), h(a0)));
   }
   const o = known('trapezoid', a1, ['dx', 'dim']);
-  return w(b.call(($1468 ??= id('aten::trapezoid.dx')), h(a0), o.dx as never, o.dim as never));
+  return w(b.call(($1478 ??= id('aten::trapezoid.dx')), h(a0), o.dx as never, o.dim as never));
 }
 
-let $1469: number | undefined, $1470: number | undefined;
+let $1479: number | undefined, $1480: number | undefined;
 /**
  * - `aten::trapz.x(Tensor y, Tensor x, *, int dim=-1) -> Tensor`
  * - `aten::trapz.dx(Tensor y, *, float dx=1., int dim=-1) -> Tensor`
@@ -11551,105 +11713,105 @@ export function trapz(y: Tensor, x: Tensor, options?: { dim?: Int }): Tensor;
 export function trapz(a0: unknown, a1?: unknown, a2?: unknown): unknown {
   if (isTensor(a1)) {
     if (a2 === undefined) {
-      return w(b.call(($1469 ??= id('aten::trapz.x')), h(a0), h(a1)));
+      return w(b.call(($1479 ??= id('aten::trapz.x')), h(a0), h(a1)));
     }
     const o = known('trapz', a2, ['dim']);
-    return w(b.call(($1469 ??= id('aten::trapz.x')), h(a0), h(a1), o.dim as never));
+    return w(b.call(($1479 ??= id('aten::trapz.x')), h(a0), h(a1), o.dim as never));
   }
   if (a1 === undefined) {
-    return w(b.call(($1470 ??= id('aten::trapz.dx')), h(a0)));
+    return w(b.call(($1480 ??= id('aten::trapz.dx')), h(a0)));
   }
   const o = known('trapz', a1, ['dx', 'dim']);
-  return w(b.call(($1470 ??= id('aten::trapz.dx')), h(a0), o.dx as never, o.dim as never));
+  return w(b.call(($1480 ??= id('aten::trapz.dx')), h(a0), o.dx as never, o.dim as never));
 }
 
-let $1471: number | undefined;
+let $1481: number | undefined;
 /** `aten::triangular_solve(Tensor self, Tensor A, bool upper=True, bool transpose=False, bool unitriangular=False) -> (Tensor solution, Tensor cloned_coefficient)` */
 export function triangular_solve(self: Tensor, A: Tensor, options?: { upper?: boolean; transpose?: boolean; unitriangular?: boolean }): [Tensor, Tensor] {
   if (options === undefined) {
-    const result = list(b.call(($1471 ??= id('aten::triangular_solve')), h(self), h(A)));
+    const result = list(b.call(($1481 ??= id('aten::triangular_solve')), h(self), h(A)));
     return [w(result[0]), w(result[1])];
   }
   known('triangular_solve', options, ['upper', 'transpose', 'unitriangular']);
-  const result = list(b.call(($1471 ??= id('aten::triangular_solve')), h(self), h(A), options.upper, options.transpose, options.unitriangular));
+  const result = list(b.call(($1481 ??= id('aten::triangular_solve')), h(self), h(A), options.upper, options.transpose, options.unitriangular));
   return [w(result[0]), w(result[1])];
 }
 
-let $1472: number | undefined;
+let $1482: number | undefined;
 /** `aten::tril(Tensor self, SymInt diagonal=0) -> Tensor` */
 export function tril(self: Tensor, options?: { diagonal?: Int }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1472 ??= id('aten::tril')), h(self)));
+    return w(b.call(($1482 ??= id('aten::tril')), h(self)));
   }
   known('tril', options, ['diagonal']);
-  return w(b.call(($1472 ??= id('aten::tril')), h(self), options.diagonal));
+  return w(b.call(($1482 ??= id('aten::tril')), h(self), options.diagonal));
 }
 
-let $1473: number | undefined;
+let $1483: number | undefined;
 /** `aten::tril_(Tensor(a!) self, SymInt diagonal=0) -> Tensor(a!)` */
 export function tril_(self: Tensor, options?: { diagonal?: Int }): Tensor {
   if (options === undefined) {
-    b.call(($1473 ??= id('aten::tril_')), h(self));
+    b.call(($1483 ??= id('aten::tril_')), h(self));
     return self;
   }
   known('tril_', options, ['diagonal']);
-  b.call(($1473 ??= id('aten::tril_')), h(self), options.diagonal);
+  b.call(($1483 ??= id('aten::tril_')), h(self), options.diagonal);
   return self;
 }
 
-let $1474: number | undefined;
+let $1484: number | undefined;
 /** `aten::tril_indices(int row, int col, int offset=0, *, ScalarType? dtype=4, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor` */
 export function tril_indices(row: Int, col: Int, options?: { offset?: Int; dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1474 ??= id('aten::tril_indices')), row, col));
+    return w(b.call(($1484 ??= id('aten::tril_indices')), row, col));
   }
   known('tril_indices', options, ['offset', 'dtype', 'layout', 'device', 'pin_memory']);
-  return w(b.call(($1474 ??= id('aten::tril_indices')), row, col, options.offset, options.dtype, options.layout, options.device, options.pin_memory));
+  return w(b.call(($1484 ??= id('aten::tril_indices')), row, col, options.offset, options.dtype, options.layout, options.device, options.pin_memory));
 }
 
-let $1475: number | undefined;
+let $1485: number | undefined;
 /** `aten::triplet_margin_loss(Tensor anchor, Tensor positive, Tensor negative, float margin=1., float p=2., float eps=9.9999999999999995e-07, bool swap=False, int reduction=1) -> Tensor` */
 export function triplet_margin_loss(anchor: Tensor, positive: Tensor, negative: Tensor, options?: { margin?: number; p?: number; eps?: number; swap?: boolean; reduction?: Int }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1475 ??= id('aten::triplet_margin_loss')), h(anchor), h(positive), h(negative)));
+    return w(b.call(($1485 ??= id('aten::triplet_margin_loss')), h(anchor), h(positive), h(negative)));
   }
   known('triplet_margin_loss', options, ['margin', 'p', 'eps', 'swap', 'reduction']);
-  return w(b.call(($1475 ??= id('aten::triplet_margin_loss')), h(anchor), h(positive), h(negative), options.margin, options.p, options.eps, options.swap, options.reduction));
+  return w(b.call(($1485 ??= id('aten::triplet_margin_loss')), h(anchor), h(positive), h(negative), options.margin, options.p, options.eps, options.swap, options.reduction));
 }
 
-let $1476: number | undefined;
+let $1486: number | undefined;
 /** `aten::triu(Tensor self, SymInt diagonal=0) -> Tensor` */
 export function triu(self: Tensor, options?: { diagonal?: Int }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1476 ??= id('aten::triu')), h(self)));
+    return w(b.call(($1486 ??= id('aten::triu')), h(self)));
   }
   known('triu', options, ['diagonal']);
-  return w(b.call(($1476 ??= id('aten::triu')), h(self), options.diagonal));
+  return w(b.call(($1486 ??= id('aten::triu')), h(self), options.diagonal));
 }
 
-let $1477: number | undefined;
+let $1487: number | undefined;
 /** `aten::triu_(Tensor(a!) self, SymInt diagonal=0) -> Tensor(a!)` */
 export function triu_(self: Tensor, options?: { diagonal?: Int }): Tensor {
   if (options === undefined) {
-    b.call(($1477 ??= id('aten::triu_')), h(self));
+    b.call(($1487 ??= id('aten::triu_')), h(self));
     return self;
   }
   known('triu_', options, ['diagonal']);
-  b.call(($1477 ??= id('aten::triu_')), h(self), options.diagonal);
+  b.call(($1487 ??= id('aten::triu_')), h(self), options.diagonal);
   return self;
 }
 
-let $1478: number | undefined;
+let $1488: number | undefined;
 /** `aten::triu_indices(int row, int col, int offset=0, *, ScalarType? dtype=4, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor` */
 export function triu_indices(row: Int, col: Int, options?: { offset?: Int; dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1478 ??= id('aten::triu_indices')), row, col));
+    return w(b.call(($1488 ??= id('aten::triu_indices')), row, col));
   }
   known('triu_indices', options, ['offset', 'dtype', 'layout', 'device', 'pin_memory']);
-  return w(b.call(($1478 ??= id('aten::triu_indices')), row, col, options.offset, options.dtype, options.layout, options.device, options.pin_memory));
+  return w(b.call(($1488 ??= id('aten::triu_indices')), row, col, options.offset, options.dtype, options.layout, options.device, options.pin_memory));
 }
 
-let $1479: number | undefined, $1480: number | undefined;
+let $1489: number | undefined, $1490: number | undefined;
 /**
  * - `aten::true_divide.Scalar(Tensor self, Scalar other) -> Tensor`
  * - `aten::true_divide.Tensor(Tensor self, Tensor other) -> Tensor`
@@ -11657,12 +11819,12 @@ let $1479: number | undefined, $1480: number | undefined;
 export function true_divide(self: Tensor, other: Scalar | Tensor): Tensor;
 export function true_divide(a0: unknown, a1: unknown): unknown {
   if (isScalar(a1)) {
-    return w(b.call(($1479 ??= id('aten::true_divide.Scalar')), h(a0), a1 as never));
+    return w(b.call(($1489 ??= id('aten::true_divide.Scalar')), h(a0), a1 as never));
   }
-  return w(b.call(($1480 ??= id('aten::true_divide.Tensor')), h(a0), h(a1)));
+  return w(b.call(($1490 ??= id('aten::true_divide.Tensor')), h(a0), h(a1)));
 }
 
-let $1481: number | undefined, $1482: number | undefined;
+let $1491: number | undefined, $1492: number | undefined;
 /**
  * - `aten::true_divide_.Scalar(Tensor(a!) self, Scalar other) -> Tensor(a!)`
  * - `aten::true_divide_.Tensor(Tensor(a!) self, Tensor other) -> Tensor(a!)`
@@ -11670,190 +11832,190 @@ let $1481: number | undefined, $1482: number | undefined;
 export function true_divide_(self: Tensor, other: Scalar | Tensor): Tensor;
 export function true_divide_(a0: unknown, a1: unknown): unknown {
   if (isScalar(a1)) {
-    b.call(($1481 ??= id('aten::true_divide_.Scalar')), h(a0), a1 as never);
+    b.call(($1491 ??= id('aten::true_divide_.Scalar')), h(a0), a1 as never);
     return a0 as Tensor;
   }
-  b.call(($1482 ??= id('aten::true_divide_.Tensor')), h(a0), h(a1));
+  b.call(($1492 ??= id('aten::true_divide_.Tensor')), h(a0), h(a1));
   return a0 as Tensor;
 }
 
-let $1483: number | undefined;
+let $1493: number | undefined;
 /** `aten::trunc(Tensor self) -> Tensor` */
 export function trunc(self: Tensor): Tensor {
-  return w(b.call(($1483 ??= id('aten::trunc')), h(self)));
-}
-
-let $1484: number | undefined;
-/** `aten::trunc_(Tensor(a!) self) -> Tensor(a!)` */
-export function trunc_(self: Tensor): Tensor {
-  b.call(($1484 ??= id('aten::trunc_')), h(self));
-  return self;
-}
-
-let $1485: number | undefined;
-/** `aten::type_as(Tensor self, Tensor other) -> Tensor` */
-export function type_as(self: Tensor, other: Tensor): Tensor {
-  return w(b.call(($1485 ??= id('aten::type_as')), h(self), h(other)));
-}
-
-let $1486: number | undefined;
-/** `aten::unbind.int(Tensor(a -> *) self, int dim=0) -> Tensor(a)[]` */
-export function unbind(self: Tensor, options?: { dim?: Int }): Tensor[] {
-  if (options === undefined) {
-    return list(b.call(($1486 ??= id('aten::unbind.int')), h(self))).map(w);
-  }
-  known('unbind', options, ['dim']);
-  return list(b.call(($1486 ??= id('aten::unbind.int')), h(self), options.dim)).map(w);
-}
-
-let $1487: number | undefined;
-/** `aten::unbind_copy.int(Tensor self, int dim=0) -> Tensor[]` */
-export function unbind_copy(self: Tensor, options?: { dim?: Int }): Tensor[] {
-  if (options === undefined) {
-    return list(b.call(($1487 ??= id('aten::unbind_copy.int')), h(self))).map(w);
-  }
-  known('unbind_copy', options, ['dim']);
-  return list(b.call(($1487 ??= id('aten::unbind_copy.int')), h(self), options.dim)).map(w);
-}
-
-let $1488: number | undefined;
-/** `aten::unflatten.int(Tensor(a) self, int dim, SymInt[] sizes) -> Tensor(a)` */
-export function unflatten(self: Tensor, dim: Int, sizes: readonly Int[]): Tensor {
-  return w(b.call(($1488 ??= id('aten::unflatten.int')), h(self), dim, sizes));
-}
-
-let $1489: number | undefined;
-/** `aten::unflatten_dense_tensors(Tensor flat, Tensor[] tensors) -> Tensor[]` */
-export function unflatten_dense_tensors(flat: Tensor, tensors: readonly Tensor[]): Tensor[] {
-  return list(b.call(($1489 ??= id('aten::unflatten_dense_tensors')), h(flat), hs(tensors))).map(w);
-}
-
-let $1490: number | undefined;
-/** `aten::unfold(Tensor(a) self, int dimension, int size, int step) -> Tensor(a)` */
-export function unfold(self: Tensor, dimension: Int, size: Int, step: Int): Tensor {
-  return w(b.call(($1490 ??= id('aten::unfold')), h(self), dimension, size, step));
-}
-
-let $1491: number | undefined;
-/** `aten::unfold_backward(Tensor grad_in, SymInt[] input_sizes, int dim, int size, int step) -> Tensor` */
-export function unfold_backward(grad_in: Tensor, input_sizes: readonly Int[], dim: Int, size: Int, step: Int): Tensor {
-  return w(b.call(($1491 ??= id('aten::unfold_backward')), h(grad_in), input_sizes, dim, size, step));
-}
-
-let $1492: number | undefined;
-/** `aten::unfold_copy(Tensor self, int dimension, int size, int step) -> Tensor` */
-export function unfold_copy(self: Tensor, dimension: Int, size: Int, step: Int): Tensor {
-  return w(b.call(($1492 ??= id('aten::unfold_copy')), h(self), dimension, size, step));
-}
-
-let $1493: number | undefined;
-/** `aten::uniform(Tensor self, float from=0., float to=1., *, Generator? generator=None) -> Tensor` */
-export function uniform(self: Tensor, options?: { from?: number; to?: number }): Tensor {
-  if (options === undefined) {
-    return w(b.call(($1493 ??= id('aten::uniform')), h(self)));
-  }
-  known('uniform', options, ['from', 'to']);
-  return w(b.call(($1493 ??= id('aten::uniform')), h(self), options.from, options.to));
+  return w(b.call(($1493 ??= id('aten::trunc')), h(self)));
 }
 
 let $1494: number | undefined;
-/** `aten::uniform_(Tensor(a!) self, float from=0., float to=1., *, Generator? generator=None) -> Tensor(a!)` */
-export function uniform_(self: Tensor, options?: { from?: number; to?: number }): Tensor {
-  if (options === undefined) {
-    b.call(($1494 ??= id('aten::uniform_')), h(self));
-    return self;
-  }
-  known('uniform_', options, ['from', 'to']);
-  b.call(($1494 ??= id('aten::uniform_')), h(self), options.from, options.to);
+/** `aten::trunc_(Tensor(a!) self) -> Tensor(a!)` */
+export function trunc_(self: Tensor): Tensor {
+  b.call(($1494 ??= id('aten::trunc_')), h(self));
   return self;
 }
 
 let $1495: number | undefined;
-/** `aten::unique_consecutive(Tensor self, bool return_inverse=False, bool return_counts=False, int? dim=None) -> (Tensor, Tensor, Tensor)` */
-export function unique_consecutive(self: Tensor, options?: { return_inverse?: boolean; return_counts?: boolean; dim?: Int | null }): [Tensor, Tensor, Tensor] {
-  if (options === undefined) {
-    const result = list(b.call(($1495 ??= id('aten::unique_consecutive')), h(self)));
-    return [w(result[0]), w(result[1]), w(result[2])];
-  }
-  known('unique_consecutive', options, ['return_inverse', 'return_counts', 'dim']);
-  const result = list(b.call(($1495 ??= id('aten::unique_consecutive')), h(self), options.return_inverse, options.return_counts, options.dim));
-  return [w(result[0]), w(result[1]), w(result[2])];
+/** `aten::type_as(Tensor self, Tensor other) -> Tensor` */
+export function type_as(self: Tensor, other: Tensor): Tensor {
+  return w(b.call(($1495 ??= id('aten::type_as')), h(self), h(other)));
 }
 
 let $1496: number | undefined;
-/** `aten::unique_dim(Tensor self, int dim, bool sorted=True, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)` */
-export function unique_dim(self: Tensor, dim: Int, options?: { sorted?: boolean; return_inverse?: boolean; return_counts?: boolean }): [Tensor, Tensor, Tensor] {
+/** `aten::unbind.int(Tensor(a -> *) self, int dim=0) -> Tensor(a)[]` */
+export function unbind(self: Tensor, options?: { dim?: Int }): Tensor[] {
   if (options === undefined) {
-    const result = list(b.call(($1496 ??= id('aten::unique_dim')), h(self), dim));
-    return [w(result[0]), w(result[1]), w(result[2])];
+    return list(b.call(($1496 ??= id('aten::unbind.int')), h(self))).map(w);
   }
-  known('unique_dim', options, ['sorted', 'return_inverse', 'return_counts']);
-  const result = list(b.call(($1496 ??= id('aten::unique_dim')), h(self), dim, options.sorted, options.return_inverse, options.return_counts));
-  return [w(result[0]), w(result[1]), w(result[2])];
+  known('unbind', options, ['dim']);
+  return list(b.call(($1496 ??= id('aten::unbind.int')), h(self), options.dim)).map(w);
 }
 
 let $1497: number | undefined;
-/** `aten::unique_dim_consecutive(Tensor self, int dim, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)` */
-export function unique_dim_consecutive(self: Tensor, dim: Int, options?: { return_inverse?: boolean; return_counts?: boolean }): [Tensor, Tensor, Tensor] {
+/** `aten::unbind_copy.int(Tensor self, int dim=0) -> Tensor[]` */
+export function unbind_copy(self: Tensor, options?: { dim?: Int }): Tensor[] {
   if (options === undefined) {
-    const result = list(b.call(($1497 ??= id('aten::unique_dim_consecutive')), h(self), dim));
-    return [w(result[0]), w(result[1]), w(result[2])];
+    return list(b.call(($1497 ??= id('aten::unbind_copy.int')), h(self))).map(w);
   }
-  known('unique_dim_consecutive', options, ['return_inverse', 'return_counts']);
-  const result = list(b.call(($1497 ??= id('aten::unique_dim_consecutive')), h(self), dim, options.return_inverse, options.return_counts));
-  return [w(result[0]), w(result[1]), w(result[2])];
+  known('unbind_copy', options, ['dim']);
+  return list(b.call(($1497 ??= id('aten::unbind_copy.int')), h(self), options.dim)).map(w);
 }
 
 let $1498: number | undefined;
-/** `aten::unsafe_chunk(Tensor self, int chunks, int dim=0) -> Tensor[]` */
-export function unsafe_chunk(self: Tensor, chunks: Int, options?: { dim?: Int }): Tensor[] {
-  if (options === undefined) {
-    return list(b.call(($1498 ??= id('aten::unsafe_chunk')), h(self), chunks)).map(w);
-  }
-  known('unsafe_chunk', options, ['dim']);
-  return list(b.call(($1498 ??= id('aten::unsafe_chunk')), h(self), chunks, options.dim)).map(w);
+/** `aten::unflatten.int(Tensor(a) self, int dim, SymInt[] sizes) -> Tensor(a)` */
+export function unflatten(self: Tensor, dim: Int, sizes: readonly Int[]): Tensor {
+  return w(b.call(($1498 ??= id('aten::unflatten.int')), h(self), dim, sizes));
 }
 
 let $1499: number | undefined;
-/** `aten::unsafe_split.Tensor(Tensor self, SymInt split_size, int dim=0) -> Tensor[]` */
-export function unsafe_split(self: Tensor, split_size: Int, options?: { dim?: Int }): Tensor[] {
-  if (options === undefined) {
-    return list(b.call(($1499 ??= id('aten::unsafe_split.Tensor')), h(self), split_size)).map(w);
-  }
-  known('unsafe_split', options, ['dim']);
-  return list(b.call(($1499 ??= id('aten::unsafe_split.Tensor')), h(self), split_size, options.dim)).map(w);
+/** `aten::unflatten_dense_tensors(Tensor flat, Tensor[] tensors) -> Tensor[]` */
+export function unflatten_dense_tensors(flat: Tensor, tensors: readonly Tensor[]): Tensor[] {
+  return list(b.call(($1499 ??= id('aten::unflatten_dense_tensors')), h(flat), hs(tensors))).map(w);
 }
 
 let $1500: number | undefined;
-/** `aten::unsafe_split_with_sizes(Tensor self, SymInt[] split_sizes, int dim=0) -> Tensor[]` */
-export function unsafe_split_with_sizes(self: Tensor, split_sizes: readonly Int[], options?: { dim?: Int }): Tensor[] {
-  if (options === undefined) {
-    return list(b.call(($1500 ??= id('aten::unsafe_split_with_sizes')), h(self), split_sizes)).map(w);
-  }
-  known('unsafe_split_with_sizes', options, ['dim']);
-  return list(b.call(($1500 ??= id('aten::unsafe_split_with_sizes')), h(self), split_sizes, options.dim)).map(w);
+/** `aten::unfold(Tensor(a) self, int dimension, int size, int step) -> Tensor(a)` */
+export function unfold(self: Tensor, dimension: Int, size: Int, step: Int): Tensor {
+  return w(b.call(($1500 ??= id('aten::unfold')), h(self), dimension, size, step));
 }
 
 let $1501: number | undefined;
-/** `aten::unsqueeze(Tensor(a) self, int dim) -> Tensor(a)` */
-export function unsqueeze(self: Tensor, dim: Int): Tensor {
-  return w(b.call(($1501 ??= id('aten::unsqueeze')), h(self), dim));
+/** `aten::unfold_backward(Tensor grad_in, SymInt[] input_sizes, int dim, int size, int step) -> Tensor` */
+export function unfold_backward(grad_in: Tensor, input_sizes: readonly Int[], dim: Int, size: Int, step: Int): Tensor {
+  return w(b.call(($1501 ??= id('aten::unfold_backward')), h(grad_in), input_sizes, dim, size, step));
 }
 
 let $1502: number | undefined;
-/** `aten::unsqueeze_(Tensor(a!) self, int dim) -> Tensor(a!)` */
-export function unsqueeze_(self: Tensor, dim: Int): Tensor {
-  b.call(($1502 ??= id('aten::unsqueeze_')), h(self), dim);
-  return self;
+/** `aten::unfold_copy(Tensor self, int dimension, int size, int step) -> Tensor` */
+export function unfold_copy(self: Tensor, dimension: Int, size: Int, step: Int): Tensor {
+  return w(b.call(($1502 ??= id('aten::unfold_copy')), h(self), dimension, size, step));
 }
 
 let $1503: number | undefined;
-/** `aten::unsqueeze_copy(Tensor self, int dim) -> Tensor` */
-export function unsqueeze_copy(self: Tensor, dim: Int): Tensor {
-  return w(b.call(($1503 ??= id('aten::unsqueeze_copy')), h(self), dim));
+/** `aten::uniform(Tensor self, float from=0., float to=1., *, Generator? generator=None) -> Tensor` */
+export function uniform(self: Tensor, options?: { from?: number; to?: number; generator?: Generator | null }): Tensor {
+  if (options === undefined) {
+    return w(b.call(($1503 ??= id('aten::uniform')), h(self)));
+  }
+  known('uniform', options, ['from', 'to', 'generator']);
+  return w(b.call(($1503 ??= id('aten::uniform')), h(self), options.from, options.to, hgo(options.generator)));
 }
 
-let $1504: number | undefined, $1505: number | undefined;
+let $1504: number | undefined;
+/** `aten::uniform_(Tensor(a!) self, float from=0., float to=1., *, Generator? generator=None) -> Tensor(a!)` */
+export function uniform_(self: Tensor, options?: { from?: number; to?: number; generator?: Generator | null }): Tensor {
+  if (options === undefined) {
+    b.call(($1504 ??= id('aten::uniform_')), h(self));
+    return self;
+  }
+  known('uniform_', options, ['from', 'to', 'generator']);
+  b.call(($1504 ??= id('aten::uniform_')), h(self), options.from, options.to, hgo(options.generator));
+  return self;
+}
+
+let $1505: number | undefined;
+/** `aten::unique_consecutive(Tensor self, bool return_inverse=False, bool return_counts=False, int? dim=None) -> (Tensor, Tensor, Tensor)` */
+export function unique_consecutive(self: Tensor, options?: { return_inverse?: boolean; return_counts?: boolean; dim?: Int | null }): [Tensor, Tensor, Tensor] {
+  if (options === undefined) {
+    const result = list(b.call(($1505 ??= id('aten::unique_consecutive')), h(self)));
+    return [w(result[0]), w(result[1]), w(result[2])];
+  }
+  known('unique_consecutive', options, ['return_inverse', 'return_counts', 'dim']);
+  const result = list(b.call(($1505 ??= id('aten::unique_consecutive')), h(self), options.return_inverse, options.return_counts, options.dim));
+  return [w(result[0]), w(result[1]), w(result[2])];
+}
+
+let $1506: number | undefined;
+/** `aten::unique_dim(Tensor self, int dim, bool sorted=True, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)` */
+export function unique_dim(self: Tensor, dim: Int, options?: { sorted?: boolean; return_inverse?: boolean; return_counts?: boolean }): [Tensor, Tensor, Tensor] {
+  if (options === undefined) {
+    const result = list(b.call(($1506 ??= id('aten::unique_dim')), h(self), dim));
+    return [w(result[0]), w(result[1]), w(result[2])];
+  }
+  known('unique_dim', options, ['sorted', 'return_inverse', 'return_counts']);
+  const result = list(b.call(($1506 ??= id('aten::unique_dim')), h(self), dim, options.sorted, options.return_inverse, options.return_counts));
+  return [w(result[0]), w(result[1]), w(result[2])];
+}
+
+let $1507: number | undefined;
+/** `aten::unique_dim_consecutive(Tensor self, int dim, bool return_inverse=False, bool return_counts=False) -> (Tensor, Tensor, Tensor)` */
+export function unique_dim_consecutive(self: Tensor, dim: Int, options?: { return_inverse?: boolean; return_counts?: boolean }): [Tensor, Tensor, Tensor] {
+  if (options === undefined) {
+    const result = list(b.call(($1507 ??= id('aten::unique_dim_consecutive')), h(self), dim));
+    return [w(result[0]), w(result[1]), w(result[2])];
+  }
+  known('unique_dim_consecutive', options, ['return_inverse', 'return_counts']);
+  const result = list(b.call(($1507 ??= id('aten::unique_dim_consecutive')), h(self), dim, options.return_inverse, options.return_counts));
+  return [w(result[0]), w(result[1]), w(result[2])];
+}
+
+let $1508: number | undefined;
+/** `aten::unsafe_chunk(Tensor self, int chunks, int dim=0) -> Tensor[]` */
+export function unsafe_chunk(self: Tensor, chunks: Int, options?: { dim?: Int }): Tensor[] {
+  if (options === undefined) {
+    return list(b.call(($1508 ??= id('aten::unsafe_chunk')), h(self), chunks)).map(w);
+  }
+  known('unsafe_chunk', options, ['dim']);
+  return list(b.call(($1508 ??= id('aten::unsafe_chunk')), h(self), chunks, options.dim)).map(w);
+}
+
+let $1509: number | undefined;
+/** `aten::unsafe_split.Tensor(Tensor self, SymInt split_size, int dim=0) -> Tensor[]` */
+export function unsafe_split(self: Tensor, split_size: Int, options?: { dim?: Int }): Tensor[] {
+  if (options === undefined) {
+    return list(b.call(($1509 ??= id('aten::unsafe_split.Tensor')), h(self), split_size)).map(w);
+  }
+  known('unsafe_split', options, ['dim']);
+  return list(b.call(($1509 ??= id('aten::unsafe_split.Tensor')), h(self), split_size, options.dim)).map(w);
+}
+
+let $1510: number | undefined;
+/** `aten::unsafe_split_with_sizes(Tensor self, SymInt[] split_sizes, int dim=0) -> Tensor[]` */
+export function unsafe_split_with_sizes(self: Tensor, split_sizes: readonly Int[], options?: { dim?: Int }): Tensor[] {
+  if (options === undefined) {
+    return list(b.call(($1510 ??= id('aten::unsafe_split_with_sizes')), h(self), split_sizes)).map(w);
+  }
+  known('unsafe_split_with_sizes', options, ['dim']);
+  return list(b.call(($1510 ??= id('aten::unsafe_split_with_sizes')), h(self), split_sizes, options.dim)).map(w);
+}
+
+let $1511: number | undefined;
+/** `aten::unsqueeze(Tensor(a) self, int dim) -> Tensor(a)` */
+export function unsqueeze(self: Tensor, dim: Int): Tensor {
+  return w(b.call(($1511 ??= id('aten::unsqueeze')), h(self), dim));
+}
+
+let $1512: number | undefined;
+/** `aten::unsqueeze_(Tensor(a!) self, int dim) -> Tensor(a!)` */
+export function unsqueeze_(self: Tensor, dim: Int): Tensor {
+  b.call(($1512 ??= id('aten::unsqueeze_')), h(self), dim);
+  return self;
+}
+
+let $1513: number | undefined;
+/** `aten::unsqueeze_copy(Tensor self, int dim) -> Tensor` */
+export function unsqueeze_copy(self: Tensor, dim: Int): Tensor {
+  return w(b.call(($1513 ??= id('aten::unsqueeze_copy')), h(self), dim));
+}
+
+let $1514: number | undefined, $1515: number | undefined;
 /**
  * - `aten::upsample_bicubic2d.vec(Tensor input, SymInt[]? output_size, bool align_corners, float[]? scale_factors) -> Tensor`
  * - `aten::upsample_bicubic2d(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor`
@@ -11862,26 +12024,26 @@ export function upsample_bicubic2d(self: Tensor, output_size: Int | readonly Int
 export function upsample_bicubic2d(input: Tensor, output_size: readonly Int[] | null, align_corners: boolean, scale_factors: readonly number[] | null): Tensor;
 export function upsample_bicubic2d(a0: unknown, a1: unknown, a2: unknown, a3?: unknown): unknown {
   if ((isPlainArray(a3) || a3 === null)) {
-    return w(b.call(($1504 ??= id('aten::upsample_bicubic2d.vec')), h(a0), a1 as never, a2 as never, a3 as never));
+    return w(b.call(($1514 ??= id('aten::upsample_bicubic2d.vec')), h(a0), a1 as never, a2 as never, a3 as never));
   }
   if (a3 === undefined) {
-    return w(b.call(($1505 ??= id('aten::upsample_bicubic2d')), h(a0), a1 as never, a2 as never));
+    return w(b.call(($1515 ??= id('aten::upsample_bicubic2d')), h(a0), a1 as never, a2 as never));
   }
   const o = known('upsample_bicubic2d', a3, ['scales_h', 'scales_w']);
-  return w(b.call(($1505 ??= id('aten::upsample_bicubic2d')), h(a0), a1 as never, a2 as never, o.scales_h as never, o.scales_w as never));
+  return w(b.call(($1515 ??= id('aten::upsample_bicubic2d')), h(a0), a1 as never, a2 as never, o.scales_h as never, o.scales_w as never));
 }
 
-let $1506: number | undefined;
+let $1516: number | undefined;
 /** `aten::upsample_bicubic2d_backward(Tensor grad_output, SymInt[2] output_size, SymInt[4] input_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor` */
 export function upsample_bicubic2d_backward(grad_output: Tensor, output_size: Int | readonly Int[], input_size: Int | readonly Int[], align_corners: boolean, options?: { scales_h?: number | null; scales_w?: number | null }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1506 ??= id('aten::upsample_bicubic2d_backward')), h(grad_output), output_size, input_size, align_corners));
+    return w(b.call(($1516 ??= id('aten::upsample_bicubic2d_backward')), h(grad_output), output_size, input_size, align_corners));
   }
   known('upsample_bicubic2d_backward', options, ['scales_h', 'scales_w']);
-  return w(b.call(($1506 ??= id('aten::upsample_bicubic2d_backward')), h(grad_output), output_size, input_size, align_corners, options.scales_h, options.scales_w));
+  return w(b.call(($1516 ??= id('aten::upsample_bicubic2d_backward')), h(grad_output), output_size, input_size, align_corners, options.scales_h, options.scales_w));
 }
 
-let $1507: number | undefined, $1508: number | undefined;
+let $1517: number | undefined, $1518: number | undefined;
 /**
  * - `aten::upsample_bilinear2d.vec(Tensor input, SymInt[]? output_size, bool align_corners, float[]? scale_factors) -> Tensor`
  * - `aten::upsample_bilinear2d(Tensor self, SymInt[2] output_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor`
@@ -11890,26 +12052,26 @@ export function upsample_bilinear2d(self: Tensor, output_size: Int | readonly In
 export function upsample_bilinear2d(input: Tensor, output_size: readonly Int[] | null, align_corners: boolean, scale_factors: readonly number[] | null): Tensor;
 export function upsample_bilinear2d(a0: unknown, a1: unknown, a2: unknown, a3?: unknown): unknown {
   if ((isPlainArray(a3) || a3 === null)) {
-    return w(b.call(($1507 ??= id('aten::upsample_bilinear2d.vec')), h(a0), a1 as never, a2 as never, a3 as never));
+    return w(b.call(($1517 ??= id('aten::upsample_bilinear2d.vec')), h(a0), a1 as never, a2 as never, a3 as never));
   }
   if (a3 === undefined) {
-    return w(b.call(($1508 ??= id('aten::upsample_bilinear2d')), h(a0), a1 as never, a2 as never));
+    return w(b.call(($1518 ??= id('aten::upsample_bilinear2d')), h(a0), a1 as never, a2 as never));
   }
   const o = known('upsample_bilinear2d', a3, ['scales_h', 'scales_w']);
-  return w(b.call(($1508 ??= id('aten::upsample_bilinear2d')), h(a0), a1 as never, a2 as never, o.scales_h as never, o.scales_w as never));
+  return w(b.call(($1518 ??= id('aten::upsample_bilinear2d')), h(a0), a1 as never, a2 as never, o.scales_h as never, o.scales_w as never));
 }
 
-let $1509: number | undefined;
+let $1519: number | undefined;
 /** `aten::upsample_bilinear2d_backward(Tensor grad_output, SymInt[2] output_size, SymInt[4] input_size, bool align_corners, float? scales_h=None, float? scales_w=None) -> Tensor` */
 export function upsample_bilinear2d_backward(grad_output: Tensor, output_size: Int | readonly Int[], input_size: Int | readonly Int[], align_corners: boolean, options?: { scales_h?: number | null; scales_w?: number | null }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1509 ??= id('aten::upsample_bilinear2d_backward')), h(grad_output), output_size, input_size, align_corners));
+    return w(b.call(($1519 ??= id('aten::upsample_bilinear2d_backward')), h(grad_output), output_size, input_size, align_corners));
   }
   known('upsample_bilinear2d_backward', options, ['scales_h', 'scales_w']);
-  return w(b.call(($1509 ??= id('aten::upsample_bilinear2d_backward')), h(grad_output), output_size, input_size, align_corners, options.scales_h, options.scales_w));
+  return w(b.call(($1519 ??= id('aten::upsample_bilinear2d_backward')), h(grad_output), output_size, input_size, align_corners, options.scales_h, options.scales_w));
 }
 
-let $1510: number | undefined, $1511: number | undefined;
+let $1520: number | undefined, $1521: number | undefined;
 /**
  * - `aten::upsample_linear1d.vec(Tensor input, SymInt[]? output_size, bool align_corners, float[]? scale_factors) -> Tensor`
  * - `aten::upsample_linear1d(Tensor self, SymInt[1] output_size, bool align_corners, float? scales=None) -> Tensor`
@@ -11918,26 +12080,26 @@ export function upsample_linear1d(self: Tensor, output_size: Int | readonly Int[
 export function upsample_linear1d(input: Tensor, output_size: readonly Int[] | null, align_corners: boolean, scale_factors: readonly number[] | null): Tensor;
 export function upsample_linear1d(a0: unknown, a1: unknown, a2: unknown, a3?: unknown): unknown {
   if ((isPlainArray(a3) || a3 === null)) {
-    return w(b.call(($1510 ??= id('aten::upsample_linear1d.vec')), h(a0), a1 as never, a2 as never, a3 as never));
+    return w(b.call(($1520 ??= id('aten::upsample_linear1d.vec')), h(a0), a1 as never, a2 as never, a3 as never));
   }
   if (a3 === undefined) {
-    return w(b.call(($1511 ??= id('aten::upsample_linear1d')), h(a0), a1 as never, a2 as never));
+    return w(b.call(($1521 ??= id('aten::upsample_linear1d')), h(a0), a1 as never, a2 as never));
   }
   const o = known('upsample_linear1d', a3, ['scales']);
-  return w(b.call(($1511 ??= id('aten::upsample_linear1d')), h(a0), a1 as never, a2 as never, o.scales as never));
+  return w(b.call(($1521 ??= id('aten::upsample_linear1d')), h(a0), a1 as never, a2 as never, o.scales as never));
 }
 
-let $1512: number | undefined;
+let $1522: number | undefined;
 /** `aten::upsample_linear1d_backward(Tensor grad_output, SymInt[1] output_size, SymInt[3] input_size, bool align_corners, float? scales=None) -> Tensor` */
 export function upsample_linear1d_backward(grad_output: Tensor, output_size: Int | readonly Int[], input_size: Int | readonly Int[], align_corners: boolean, options?: { scales?: number | null }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1512 ??= id('aten::upsample_linear1d_backward')), h(grad_output), output_size, input_size, align_corners));
+    return w(b.call(($1522 ??= id('aten::upsample_linear1d_backward')), h(grad_output), output_size, input_size, align_corners));
   }
   known('upsample_linear1d_backward', options, ['scales']);
-  return w(b.call(($1512 ??= id('aten::upsample_linear1d_backward')), h(grad_output), output_size, input_size, align_corners, options.scales));
+  return w(b.call(($1522 ??= id('aten::upsample_linear1d_backward')), h(grad_output), output_size, input_size, align_corners, options.scales));
 }
 
-let $1513: number | undefined, $1514: number | undefined;
+let $1523: number | undefined, $1524: number | undefined;
 /**
  * - `aten::upsample_nearest1d.vec(Tensor input, SymInt[]? output_size, float[]? scale_factors) -> Tensor`
  * - `aten::upsample_nearest1d(Tensor self, SymInt[1] output_size, float? scales=None) -> Tensor`
@@ -11946,26 +12108,26 @@ export function upsample_nearest1d(self: Tensor, output_size: Int | readonly Int
 export function upsample_nearest1d(input: Tensor, output_size: readonly Int[] | null, scale_factors: readonly number[] | null): Tensor;
 export function upsample_nearest1d(a0: unknown, a1: unknown, a2?: unknown): unknown {
   if ((isPlainArray(a2) || a2 === null)) {
-    return w(b.call(($1513 ??= id('aten::upsample_nearest1d.vec')), h(a0), a1 as never, a2 as never));
+    return w(b.call(($1523 ??= id('aten::upsample_nearest1d.vec')), h(a0), a1 as never, a2 as never));
   }
   if (a2 === undefined) {
-    return w(b.call(($1514 ??= id('aten::upsample_nearest1d')), h(a0), a1 as never));
+    return w(b.call(($1524 ??= id('aten::upsample_nearest1d')), h(a0), a1 as never));
   }
   const o = known('upsample_nearest1d', a2, ['scales']);
-  return w(b.call(($1514 ??= id('aten::upsample_nearest1d')), h(a0), a1 as never, o.scales as never));
+  return w(b.call(($1524 ??= id('aten::upsample_nearest1d')), h(a0), a1 as never, o.scales as never));
 }
 
-let $1515: number | undefined;
+let $1525: number | undefined;
 /** `aten::upsample_nearest1d_backward(Tensor grad_output, SymInt[1] output_size, SymInt[3] input_size, float? scales=None) -> Tensor` */
 export function upsample_nearest1d_backward(grad_output: Tensor, output_size: Int | readonly Int[], input_size: Int | readonly Int[], options?: { scales?: number | null }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1515 ??= id('aten::upsample_nearest1d_backward')), h(grad_output), output_size, input_size));
+    return w(b.call(($1525 ??= id('aten::upsample_nearest1d_backward')), h(grad_output), output_size, input_size));
   }
   known('upsample_nearest1d_backward', options, ['scales']);
-  return w(b.call(($1515 ??= id('aten::upsample_nearest1d_backward')), h(grad_output), output_size, input_size, options.scales));
+  return w(b.call(($1525 ??= id('aten::upsample_nearest1d_backward')), h(grad_output), output_size, input_size, options.scales));
 }
 
-let $1516: number | undefined, $1517: number | undefined;
+let $1526: number | undefined, $1527: number | undefined;
 /**
  * - `aten::upsample_nearest2d.vec(Tensor input, SymInt[]? output_size, float[]? scale_factors) -> Tensor`
  * - `aten::upsample_nearest2d(Tensor self, SymInt[2] output_size, float? scales_h=None, float? scales_w=None) -> Tensor`
@@ -11974,26 +12136,26 @@ export function upsample_nearest2d(self: Tensor, output_size: Int | readonly Int
 export function upsample_nearest2d(input: Tensor, output_size: readonly Int[] | null, scale_factors: readonly number[] | null): Tensor;
 export function upsample_nearest2d(a0: unknown, a1: unknown, a2?: unknown): unknown {
   if ((isPlainArray(a2) || a2 === null)) {
-    return w(b.call(($1516 ??= id('aten::upsample_nearest2d.vec')), h(a0), a1 as never, a2 as never));
+    return w(b.call(($1526 ??= id('aten::upsample_nearest2d.vec')), h(a0), a1 as never, a2 as never));
   }
   if (a2 === undefined) {
-    return w(b.call(($1517 ??= id('aten::upsample_nearest2d')), h(a0), a1 as never));
+    return w(b.call(($1527 ??= id('aten::upsample_nearest2d')), h(a0), a1 as never));
   }
   const o = known('upsample_nearest2d', a2, ['scales_h', 'scales_w']);
-  return w(b.call(($1517 ??= id('aten::upsample_nearest2d')), h(a0), a1 as never, o.scales_h as never, o.scales_w as never));
+  return w(b.call(($1527 ??= id('aten::upsample_nearest2d')), h(a0), a1 as never, o.scales_h as never, o.scales_w as never));
 }
 
-let $1518: number | undefined;
+let $1528: number | undefined;
 /** `aten::upsample_nearest2d_backward(Tensor grad_output, SymInt[2] output_size, SymInt[4] input_size, float? scales_h=None, float? scales_w=None) -> Tensor` */
 export function upsample_nearest2d_backward(grad_output: Tensor, output_size: Int | readonly Int[], input_size: Int | readonly Int[], options?: { scales_h?: number | null; scales_w?: number | null }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1518 ??= id('aten::upsample_nearest2d_backward')), h(grad_output), output_size, input_size));
+    return w(b.call(($1528 ??= id('aten::upsample_nearest2d_backward')), h(grad_output), output_size, input_size));
   }
   known('upsample_nearest2d_backward', options, ['scales_h', 'scales_w']);
-  return w(b.call(($1518 ??= id('aten::upsample_nearest2d_backward')), h(grad_output), output_size, input_size, options.scales_h, options.scales_w));
+  return w(b.call(($1528 ??= id('aten::upsample_nearest2d_backward')), h(grad_output), output_size, input_size, options.scales_h, options.scales_w));
 }
 
-let $1519: number | undefined, $1520: number | undefined;
+let $1529: number | undefined, $1530: number | undefined;
 /**
  * - `aten::upsample_nearest3d.vec(Tensor input, SymInt[]? output_size, float[]? scale_factors) -> Tensor`
  * - `aten::upsample_nearest3d(Tensor self, SymInt[3] output_size, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor`
@@ -12002,26 +12164,26 @@ export function upsample_nearest3d(self: Tensor, output_size: Int | readonly Int
 export function upsample_nearest3d(input: Tensor, output_size: readonly Int[] | null, scale_factors: readonly number[] | null): Tensor;
 export function upsample_nearest3d(a0: unknown, a1: unknown, a2?: unknown): unknown {
   if ((isPlainArray(a2) || a2 === null)) {
-    return w(b.call(($1519 ??= id('aten::upsample_nearest3d.vec')), h(a0), a1 as never, a2 as never));
+    return w(b.call(($1529 ??= id('aten::upsample_nearest3d.vec')), h(a0), a1 as never, a2 as never));
   }
   if (a2 === undefined) {
-    return w(b.call(($1520 ??= id('aten::upsample_nearest3d')), h(a0), a1 as never));
+    return w(b.call(($1530 ??= id('aten::upsample_nearest3d')), h(a0), a1 as never));
   }
   const o = known('upsample_nearest3d', a2, ['scales_d', 'scales_h', 'scales_w']);
-  return w(b.call(($1520 ??= id('aten::upsample_nearest3d')), h(a0), a1 as never, o.scales_d as never, o.scales_h as never, o.scales_w as never));
+  return w(b.call(($1530 ??= id('aten::upsample_nearest3d')), h(a0), a1 as never, o.scales_d as never, o.scales_h as never, o.scales_w as never));
 }
 
-let $1521: number | undefined;
+let $1531: number | undefined;
 /** `aten::upsample_nearest3d_backward(Tensor grad_output, SymInt[3] output_size, SymInt[5] input_size, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor` */
 export function upsample_nearest3d_backward(grad_output: Tensor, output_size: Int | readonly Int[], input_size: Int | readonly Int[], options?: { scales_d?: number | null; scales_h?: number | null; scales_w?: number | null }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1521 ??= id('aten::upsample_nearest3d_backward')), h(grad_output), output_size, input_size));
+    return w(b.call(($1531 ??= id('aten::upsample_nearest3d_backward')), h(grad_output), output_size, input_size));
   }
   known('upsample_nearest3d_backward', options, ['scales_d', 'scales_h', 'scales_w']);
-  return w(b.call(($1521 ??= id('aten::upsample_nearest3d_backward')), h(grad_output), output_size, input_size, options.scales_d, options.scales_h, options.scales_w));
+  return w(b.call(($1531 ??= id('aten::upsample_nearest3d_backward')), h(grad_output), output_size, input_size, options.scales_d, options.scales_h, options.scales_w));
 }
 
-let $1522: number | undefined, $1523: number | undefined;
+let $1532: number | undefined, $1533: number | undefined;
 /**
  * - `aten::upsample_trilinear3d.vec(Tensor input, SymInt[]? output_size, bool align_corners, float[]? scale_factors) -> Tensor`
  * - `aten::upsample_trilinear3d(Tensor self, SymInt[3] output_size, bool align_corners, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor`
@@ -12030,54 +12192,54 @@ export function upsample_trilinear3d(self: Tensor, output_size: Int | readonly I
 export function upsample_trilinear3d(input: Tensor, output_size: readonly Int[] | null, align_corners: boolean, scale_factors: readonly number[] | null): Tensor;
 export function upsample_trilinear3d(a0: unknown, a1: unknown, a2: unknown, a3?: unknown): unknown {
   if ((isPlainArray(a3) || a3 === null)) {
-    return w(b.call(($1522 ??= id('aten::upsample_trilinear3d.vec')), h(a0), a1 as never, a2 as never, a3 as never));
+    return w(b.call(($1532 ??= id('aten::upsample_trilinear3d.vec')), h(a0), a1 as never, a2 as never, a3 as never));
   }
   if (a3 === undefined) {
-    return w(b.call(($1523 ??= id('aten::upsample_trilinear3d')), h(a0), a1 as never, a2 as never));
+    return w(b.call(($1533 ??= id('aten::upsample_trilinear3d')), h(a0), a1 as never, a2 as never));
   }
   const o = known('upsample_trilinear3d', a3, ['scales_d', 'scales_h', 'scales_w']);
-  return w(b.call(($1523 ??= id('aten::upsample_trilinear3d')), h(a0), a1 as never, a2 as never, o.scales_d as never, o.scales_h as never, o.scales_w as never));
+  return w(b.call(($1533 ??= id('aten::upsample_trilinear3d')), h(a0), a1 as never, a2 as never, o.scales_d as never, o.scales_h as never, o.scales_w as never));
 }
 
-let $1524: number | undefined;
+let $1534: number | undefined;
 /** `aten::upsample_trilinear3d_backward(Tensor grad_output, SymInt[3] output_size, SymInt[5] input_size, bool align_corners, float? scales_d=None, float? scales_h=None, float? scales_w=None) -> Tensor` */
 export function upsample_trilinear3d_backward(grad_output: Tensor, output_size: Int | readonly Int[], input_size: Int | readonly Int[], align_corners: boolean, options?: { scales_d?: number | null; scales_h?: number | null; scales_w?: number | null }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1524 ??= id('aten::upsample_trilinear3d_backward')), h(grad_output), output_size, input_size, align_corners));
+    return w(b.call(($1534 ??= id('aten::upsample_trilinear3d_backward')), h(grad_output), output_size, input_size, align_corners));
   }
   known('upsample_trilinear3d_backward', options, ['scales_d', 'scales_h', 'scales_w']);
-  return w(b.call(($1524 ??= id('aten::upsample_trilinear3d_backward')), h(grad_output), output_size, input_size, align_corners, options.scales_d, options.scales_h, options.scales_w));
+  return w(b.call(($1534 ??= id('aten::upsample_trilinear3d_backward')), h(grad_output), output_size, input_size, align_corners, options.scales_d, options.scales_h, options.scales_w));
 }
 
-let $1525: number | undefined;
+let $1535: number | undefined;
 /** `aten::value_selecting_reduction_backward(Tensor grad, int dim, Tensor indices, SymInt[] sizes, bool keepdim) -> Tensor` */
 export function value_selecting_reduction_backward(grad: Tensor, dim: Int, indices: Tensor, sizes: readonly Int[], keepdim: boolean): Tensor {
-  return w(b.call(($1525 ??= id('aten::value_selecting_reduction_backward')), h(grad), dim, h(indices), sizes, keepdim));
+  return w(b.call(($1535 ??= id('aten::value_selecting_reduction_backward')), h(grad), dim, h(indices), sizes, keepdim));
 }
 
-let $1526: number | undefined;
+let $1536: number | undefined;
 /** `aten::values(Tensor(a) self) -> Tensor(a)` */
 export function values(self: Tensor): Tensor {
-  return w(b.call(($1526 ??= id('aten::values')), h(self)));
+  return w(b.call(($1536 ??= id('aten::values')), h(self)));
 }
 
-let $1527: number | undefined;
+let $1537: number | undefined;
 /** `aten::values_copy(Tensor self) -> Tensor` */
 export function values_copy(self: Tensor): Tensor {
-  return w(b.call(($1527 ??= id('aten::values_copy')), h(self)));
+  return w(b.call(($1537 ??= id('aten::values_copy')), h(self)));
 }
 
-let $1528: number | undefined;
+let $1538: number | undefined;
 /** `aten::vander(Tensor x, int? N=None, bool increasing=False) -> Tensor` */
 export function vander(x: Tensor, options?: { N?: Int | null; increasing?: boolean }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1528 ??= id('aten::vander')), h(x)));
+    return w(b.call(($1538 ??= id('aten::vander')), h(x)));
   }
   known('vander', options, ['N', 'increasing']);
-  return w(b.call(($1528 ??= id('aten::vander')), h(x), options.N, options.increasing));
+  return w(b.call(($1538 ??= id('aten::vander')), h(x), options.N, options.increasing));
 }
 
-let $1529: number | undefined, $1530: number | undefined, $1531: number | undefined;
+let $1539: number | undefined, $1540: number | undefined, $1541: number | undefined;
 /**
  * - `aten::var(Tensor self, bool unbiased=True) -> Tensor`
  * - `aten::var.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> Tensor`
@@ -12088,26 +12250,26 @@ function $var(self: Tensor, dim: Int | readonly Int[] | null, options?: { unbias
 function $var(a0: unknown, a1?: unknown, a2?: unknown): unknown {
   if ((isOptions(a1) || a1 === undefined) && only(a1, ['unbiased'])) {
     if (a1 === undefined) {
-      return w(b.call(($1529 ??= id('aten::var')), h(a0)));
+      return w(b.call(($1539 ??= id('aten::var')), h(a0)));
     }
     const o = known('var', a1, ['unbiased']);
-    return w(b.call(($1529 ??= id('aten::var')), h(a0), o.unbiased as never));
+    return w(b.call(($1539 ??= id('aten::var')), h(a0), o.unbiased as never));
   }
   if ((typeof a1 === 'number' || typeof a1 === 'bigint' || isPlainArray(a1) || a1 === null)) {
     if (a2 === undefined) {
-      return w(b.call(($1530 ??= id('aten::var.dim')), h(a0), a1 as never));
+      return w(b.call(($1540 ??= id('aten::var.dim')), h(a0), a1 as never));
     }
     const o = known('var', a2, ['unbiased', 'keepdim']);
-    return w(b.call(($1530 ??= id('aten::var.dim')), h(a0), a1 as never, o.unbiased as never, o.keepdim as never));
+    return w(b.call(($1540 ??= id('aten::var.dim')), h(a0), a1 as never, o.unbiased as never, o.keepdim as never));
   }
   if (a1 === undefined) {
-    return w(b.call(($1531 ??= id('aten::var.correction')), h(a0)));
+    return w(b.call(($1541 ??= id('aten::var.correction')), h(a0)));
   }
   const o = known('var', a1, ['dim', 'correction', 'keepdim']);
-  return w(b.call(($1531 ??= id('aten::var.correction')), h(a0), o.dim as never, o.correction as never, o.keepdim as never));
+  return w(b.call(($1541 ??= id('aten::var.correction')), h(a0), o.dim as never, o.correction as never, o.keepdim as never));
 }
 
-let $1532: number | undefined, $1533: number | undefined, $1534: number | undefined;
+let $1542: number | undefined, $1543: number | undefined, $1544: number | undefined;
 /**
  * - `aten::var_mean(Tensor self, bool unbiased=True) -> (Tensor, Tensor)`
  * - `aten::var_mean.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> (Tensor, Tensor)`
@@ -12118,38 +12280,38 @@ export function var_mean(self: Tensor, dim: Int | readonly Int[] | null, options
 export function var_mean(a0: unknown, a1?: unknown, a2?: unknown): unknown {
   if ((isOptions(a1) || a1 === undefined) && only(a1, ['unbiased'])) {
     if (a1 === undefined) {
-      const result = list(b.call(($1532 ??= id('aten::var_mean')), h(a0)));
+      const result = list(b.call(($1542 ??= id('aten::var_mean')), h(a0)));
       return [w(result[0]), w(result[1])];
     }
     const o = known('var_mean', a1, ['unbiased']);
-    const result = list(b.call(($1532 ??= id('aten::var_mean')), h(a0), o.unbiased as never));
+    const result = list(b.call(($1542 ??= id('aten::var_mean')), h(a0), o.unbiased as never));
     return [w(result[0]), w(result[1])];
   }
   if ((typeof a1 === 'number' || typeof a1 === 'bigint' || isPlainArray(a1) || a1 === null)) {
     if (a2 === undefined) {
-      const result = list(b.call(($1533 ??= id('aten::var_mean.dim')), h(a0), a1 as never));
+      const result = list(b.call(($1543 ??= id('aten::var_mean.dim')), h(a0), a1 as never));
       return [w(result[0]), w(result[1])];
     }
     const o = known('var_mean', a2, ['unbiased', 'keepdim']);
-    const result = list(b.call(($1533 ??= id('aten::var_mean.dim')), h(a0), a1 as never, o.unbiased as never, o.keepdim as never));
+    const result = list(b.call(($1543 ??= id('aten::var_mean.dim')), h(a0), a1 as never, o.unbiased as never, o.keepdim as never));
     return [w(result[0]), w(result[1])];
   }
   if (a1 === undefined) {
-    const result = list(b.call(($1534 ??= id('aten::var_mean.correction')), h(a0)));
+    const result = list(b.call(($1544 ??= id('aten::var_mean.correction')), h(a0)));
     return [w(result[0]), w(result[1])];
   }
   const o = known('var_mean', a1, ['dim', 'correction', 'keepdim']);
-  const result = list(b.call(($1534 ??= id('aten::var_mean.correction')), h(a0), o.dim as never, o.correction as never, o.keepdim as never));
+  const result = list(b.call(($1544 ??= id('aten::var_mean.correction')), h(a0), o.dim as never, o.correction as never, o.keepdim as never));
   return [w(result[0]), w(result[1])];
 }
 
-let $1535: number | undefined;
+let $1545: number | undefined;
 /** `aten::vdot(Tensor self, Tensor other) -> Tensor` */
 export function vdot(self: Tensor, other: Tensor): Tensor {
-  return w(b.call(($1535 ??= id('aten::vdot')), h(self), h(other)));
+  return w(b.call(($1545 ??= id('aten::vdot')), h(self), h(other)));
 }
 
-let $1536: number | undefined, $1537: number | undefined;
+let $1546: number | undefined, $1547: number | undefined;
 /**
  * - `aten::view(Tensor(a) self, SymInt[] size) -> Tensor(a)`
  * - `aten::view.dtype(Tensor(a) self, ScalarType dtype) -> Tensor(a)`
@@ -12157,42 +12319,42 @@ let $1536: number | undefined, $1537: number | undefined;
 export function view(self: Tensor, size: readonly Int[] | DType): Tensor;
 export function view(a0: unknown, a1: unknown): unknown {
   if (isPlainArray(a1)) {
-    return w(b.call(($1536 ??= id('aten::view')), h(a0), a1 as never));
+    return w(b.call(($1546 ??= id('aten::view')), h(a0), a1 as never));
   }
-  return w(b.call(($1537 ??= id('aten::view.dtype')), h(a0), a1 as never));
+  return w(b.call(($1547 ??= id('aten::view.dtype')), h(a0), a1 as never));
 }
 
-let $1538: number | undefined;
+let $1548: number | undefined;
 /** `aten::view_as(Tensor(a) self, Tensor other) -> Tensor(a)` */
 export function view_as(self: Tensor, other: Tensor): Tensor {
-  return w(b.call(($1538 ??= id('aten::view_as')), h(self), h(other)));
+  return w(b.call(($1548 ??= id('aten::view_as')), h(self), h(other)));
 }
 
-let $1539: number | undefined;
+let $1549: number | undefined;
 /** `aten::view_as_complex(Tensor(a) self) -> Tensor(a)` */
 export function view_as_complex(self: Tensor): Tensor {
-  return w(b.call(($1539 ??= id('aten::view_as_complex')), h(self)));
+  return w(b.call(($1549 ??= id('aten::view_as_complex')), h(self)));
 }
 
-let $1540: number | undefined;
+let $1550: number | undefined;
 /** `aten::view_as_complex_copy(Tensor self) -> Tensor` */
 export function view_as_complex_copy(self: Tensor): Tensor {
-  return w(b.call(($1540 ??= id('aten::view_as_complex_copy')), h(self)));
+  return w(b.call(($1550 ??= id('aten::view_as_complex_copy')), h(self)));
 }
 
-let $1541: number | undefined;
+let $1551: number | undefined;
 /** `aten::view_as_real(Tensor(a) self) -> Tensor(a)` */
 export function view_as_real(self: Tensor): Tensor {
-  return w(b.call(($1541 ??= id('aten::view_as_real')), h(self)));
+  return w(b.call(($1551 ??= id('aten::view_as_real')), h(self)));
 }
 
-let $1542: number | undefined;
+let $1552: number | undefined;
 /** `aten::view_as_real_copy(Tensor self) -> Tensor` */
 export function view_as_real_copy(self: Tensor): Tensor {
-  return w(b.call(($1542 ??= id('aten::view_as_real_copy')), h(self)));
+  return w(b.call(($1552 ??= id('aten::view_as_real_copy')), h(self)));
 }
 
-let $1543: number | undefined, $1544: number | undefined;
+let $1553: number | undefined, $1554: number | undefined;
 /**
  * - `aten::view_copy(Tensor self, SymInt[] size) -> Tensor`
  * - `aten::view_copy.dtype(Tensor self, ScalarType dtype) -> Tensor`
@@ -12200,12 +12362,12 @@ let $1543: number | undefined, $1544: number | undefined;
 export function view_copy(self: Tensor, size: readonly Int[] | DType): Tensor;
 export function view_copy(a0: unknown, a1: unknown): unknown {
   if (isPlainArray(a1)) {
-    return w(b.call(($1543 ??= id('aten::view_copy')), h(a0), a1 as never));
+    return w(b.call(($1553 ??= id('aten::view_copy')), h(a0), a1 as never));
   }
-  return w(b.call(($1544 ??= id('aten::view_copy.dtype')), h(a0), a1 as never));
+  return w(b.call(($1554 ??= id('aten::view_copy.dtype')), h(a0), a1 as never));
 }
 
-let $1545: number | undefined, $1546: number | undefined;
+let $1555: number | undefined, $1556: number | undefined;
 /**
  * - `aten::vsplit.array(Tensor(a -> *) self, int[] indices) -> Tensor(a)[]`
  * - `aten::vsplit.int(Tensor(a -> *) self, int sections) -> Tensor(a)[]`
@@ -12213,18 +12375,18 @@ let $1545: number | undefined, $1546: number | undefined;
 export function vsplit(self: Tensor, indices: readonly Int[] | Int): Tensor[];
 export function vsplit(a0: unknown, a1: unknown): unknown {
   if (isPlainArray(a1)) {
-    return list(b.call(($1545 ??= id('aten::vsplit.array')), h(a0), a1 as never)).map(w);
+    return list(b.call(($1555 ??= id('aten::vsplit.array')), h(a0), a1 as never)).map(w);
   }
-  return list(b.call(($1546 ??= id('aten::vsplit.int')), h(a0), a1 as never)).map(w);
+  return list(b.call(($1556 ??= id('aten::vsplit.int')), h(a0), a1 as never)).map(w);
 }
 
-let $1547: number | undefined;
+let $1557: number | undefined;
 /** `aten::vstack(Tensor[] tensors) -> Tensor` */
 export function vstack(tensors: readonly Tensor[]): Tensor {
-  return w(b.call(($1547 ??= id('aten::vstack')), hs(tensors)));
+  return w(b.call(($1557 ??= id('aten::vstack')), hs(tensors)));
 }
 
-let $1548: number | undefined, $1549: number | undefined, $1550: number | undefined, $1551: number | undefined, $1552: number | undefined;
+let $1558: number | undefined, $1559: number | undefined, $1560: number | undefined, $1561: number | undefined, $1562: number | undefined;
 /**
  * - `aten::where(Tensor condition) -> Tensor[]`
  * - `aten::where.Scalar(Tensor condition, Scalar self, Scalar other) -> Tensor`
@@ -12236,21 +12398,21 @@ export function where(condition: Tensor): Tensor[];
 export function where(condition: Tensor, self: Scalar | Tensor, other: Scalar | Tensor): Tensor;
 export function where(a0: unknown, a1?: unknown, a2?: unknown): unknown {
   if (a1 === undefined) {
-    return list(b.call(($1548 ??= id('aten::where')), h(a0))).map(w);
+    return list(b.call(($1558 ??= id('aten::where')), h(a0))).map(w);
   }
   if (isScalar(a1) && isScalar(a2)) {
-    return w(b.call(($1549 ??= id('aten::where.Scalar')), h(a0), a1 as never, a2 as never));
+    return w(b.call(($1559 ??= id('aten::where.Scalar')), h(a0), a1 as never, a2 as never));
   }
   if (isScalar(a2)) {
-    return w(b.call(($1550 ??= id('aten::where.ScalarOther')), h(a0), h(a1), a2 as never));
+    return w(b.call(($1560 ??= id('aten::where.ScalarOther')), h(a0), h(a1), a2 as never));
   }
   if (isScalar(a1)) {
-    return w(b.call(($1551 ??= id('aten::where.ScalarSelf')), h(a0), a1 as never, h(a2)));
+    return w(b.call(($1561 ??= id('aten::where.ScalarSelf')), h(a0), a1 as never, h(a2)));
   }
-  return w(b.call(($1552 ??= id('aten::where.self')), h(a0), h(a1), h(a2)));
+  return w(b.call(($1562 ??= id('aten::where.self')), h(a0), h(a1), h(a2)));
 }
 
-let $1553: number | undefined, $1554: number | undefined, $1555: number | undefined;
+let $1563: number | undefined, $1564: number | undefined, $1565: number | undefined;
 /**
  * - `aten::xlogy.Scalar_Other(Tensor self, Scalar other) -> Tensor`
  * - `aten::xlogy.Scalar_Self(Scalar self, Tensor other) -> Tensor`
@@ -12260,15 +12422,15 @@ export function xlogy(self: Tensor, other: Scalar | Tensor): Tensor;
 export function xlogy(self: Scalar, other: Tensor): Tensor;
 export function xlogy(a0: unknown, a1: unknown): unknown {
   if (isScalar(a1)) {
-    return w(b.call(($1553 ??= id('aten::xlogy.Scalar_Other')), h(a0), a1 as never));
+    return w(b.call(($1563 ??= id('aten::xlogy.Scalar_Other')), h(a0), a1 as never));
   }
   if (isScalar(a0)) {
-    return w(b.call(($1554 ??= id('aten::xlogy.Scalar_Self')), a0 as never, h(a1)));
+    return w(b.call(($1564 ??= id('aten::xlogy.Scalar_Self')), a0 as never, h(a1)));
   }
-  return w(b.call(($1555 ??= id('aten::xlogy.Tensor')), h(a0), h(a1)));
+  return w(b.call(($1565 ??= id('aten::xlogy.Tensor')), h(a0), h(a1)));
 }
 
-let $1556: number | undefined, $1557: number | undefined;
+let $1566: number | undefined, $1567: number | undefined;
 /**
  * - `aten::xlogy_.Scalar_Other(Tensor(a!) self, Scalar other) -> Tensor(a!)`
  * - `aten::xlogy_.Tensor(Tensor(a!) self, Tensor other) -> Tensor(a!)`
@@ -12276,44 +12438,44 @@ let $1556: number | undefined, $1557: number | undefined;
 export function xlogy_(self: Tensor, other: Scalar | Tensor): Tensor;
 export function xlogy_(a0: unknown, a1: unknown): unknown {
   if (isScalar(a1)) {
-    b.call(($1556 ??= id('aten::xlogy_.Scalar_Other')), h(a0), a1 as never);
+    b.call(($1566 ??= id('aten::xlogy_.Scalar_Other')), h(a0), a1 as never);
     return a0 as Tensor;
   }
-  b.call(($1557 ??= id('aten::xlogy_.Tensor')), h(a0), h(a1));
+  b.call(($1567 ??= id('aten::xlogy_.Tensor')), h(a0), h(a1));
   return a0 as Tensor;
 }
 
-let $1558: number | undefined;
+let $1568: number | undefined;
 /** `aten::zero(Tensor self) -> Tensor` */
 export function zero(self: Tensor): Tensor {
-  return w(b.call(($1558 ??= id('aten::zero')), h(self)));
+  return w(b.call(($1568 ??= id('aten::zero')), h(self)));
 }
 
-let $1559: number | undefined;
+let $1569: number | undefined;
 /** `aten::zero_(Tensor(a!) self) -> Tensor(a!)` */
 export function zero_(self: Tensor): Tensor {
-  b.call(($1559 ??= id('aten::zero_')), h(self));
+  b.call(($1569 ??= id('aten::zero_')), h(self));
   return self;
 }
 
-let $1560: number | undefined;
+let $1570: number | undefined;
 /** `aten::zeros(SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor` */
 export function zeros(size: readonly Int[], options?: { dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1560 ??= id('aten::zeros')), size));
+    return w(b.call(($1570 ??= id('aten::zeros')), size));
   }
   known('zeros', options, ['dtype', 'layout', 'device', 'pin_memory']);
-  return w(b.call(($1560 ??= id('aten::zeros')), size, options.dtype, options.layout, options.device, options.pin_memory));
+  return w(b.call(($1570 ??= id('aten::zeros')), size, options.dtype, options.layout, options.device, options.pin_memory));
 }
 
-let $1561: number | undefined;
+let $1571: number | undefined;
 /** `aten::zeros_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor` */
 export function zeros_like(self: Tensor, options?: { dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null; memory_format?: MemoryFormat | null }): Tensor {
   if (options === undefined) {
-    return w(b.call(($1561 ??= id('aten::zeros_like')), h(self)));
+    return w(b.call(($1571 ??= id('aten::zeros_like')), h(self)));
   }
   known('zeros_like', options, ['dtype', 'layout', 'device', 'pin_memory', 'memory_format']);
-  return w(b.call(($1561 ??= id('aten::zeros_like')), h(self), options.dtype, options.layout, options.device, options.pin_memory, options.memory_format));
+  return w(b.call(($1571 ??= id('aten::zeros_like')), h(self), options.dtype, options.layout, options.device, options.pin_memory, options.memory_format));
 }
 
 export { $var as var };

@@ -1,17 +1,13 @@
 // The random state of libtorch's default CPU generator (and, when there are any, of the CUDA devices).
-// Not here: making random tensors (create.ts, ops.ts).
+// Not here: generators of one's own (generator.ts), and making random tensors (create.ts, ops.ts).
 import { raw } from './binding.js';
 import { cudaIndex } from './devices.js';
-import { describe, ShardloopError } from './errors.js';
+import { checkSeed } from './generator.js';
 import { handleOf, type Tensor, wrap } from './tensor-class.js';
 
 /** Seeds every device's default generator. The same seed gives the same numbers as in Python's torch. */
 export function manualSeed(seed: number | bigint): void {
-  const valid = typeof seed === 'bigint' ? seed >= -(2n ** 63n) && seed < 2n ** 63n : Number.isSafeInteger(seed);
-  if (!valid) {
-    throw new ShardloopError('BAD_ARGUMENT', `manualSeed: expected a 64-bit integer, received ${describe(seed)}`);
-  }
-  raw('shardloop::manual_seed', seed);
+  raw('shardloop::manual_seed', checkSeed('manualSeed', seed));
 }
 
 /**

@@ -40,7 +40,8 @@ export interface Schema {
 }
 
 const HEAD = /^([A-Za-z0-9_]+)::([A-Za-z0-9_]+)(?:\.([A-Za-z0-9_]+))?\((.*)\) -> (.*)$/;
-const FIELD = /^([A-Za-z_][A-Za-z0-9_.]*)(?:\(([^()]*)\))?((?:\?|\[\d*\])*)(?:\s+([A-Za-z_][A-Za-z0-9_]*))?$/;
+// The alias set stands behind the base type, or behind the whole type: `Tensor(a!)[] x`, `Tensor[](a!) x`.
+const FIELD = /^([A-Za-z_][A-Za-z0-9_.]*)(?:\(([^()]*)\))?((?:\?|\[\d*\])*)(?:\(([^()]*)\))?(?:\s+([A-Za-z_]\w*))?$/;
 
 /** Parses one line. Throws UNKNOWN_OP for what is no schema. */
 export function parseSchema(text: string): Schema {
@@ -78,7 +79,8 @@ function parseField(part: string, whole: string): SchemaField {
   }
   const match = FIELD.exec(part);
   if (!match) throw new ShardloopError('UNKNOWN_OP', `expected "type name", received "${part}" in: ${whole}`);
-  const [, base = '', alias, suffixes = '', name = ''] = match;
+  const [, base = '', inner, suffixes = '', outer, name = ''] = match;
+  const alias = inner ?? outer;
   return {
     name,
     type: { base, suffixes: suffixes.match(/\?|\[\d*\]/g) ?? [] },

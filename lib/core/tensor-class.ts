@@ -10,6 +10,7 @@ import { runBackward } from './engine.js';
 import { describe, ShardloopError } from './errors.js';
 import { type HandleIndex, type Slice, selectHandle, storeHandle } from './indexing.js';
 import type { TensorMethods } from './methods.js';
+import { checkOptions } from './options.js';
 import { formatTensor, layoutOf, type Nested, nest } from './print.js';
 
 /** One entry of an index: a position, `null` for a new axis, '...', `slice(...)`, or a tensor of positions or bools. */
@@ -147,6 +148,7 @@ export class Tensor {
    * `gradient` has this tensor's shape; it may be left out for a scalar.
    */
   backward(gradient?: Tensor, options?: { retainGraph?: boolean; createGraph?: boolean }): void {
+    checkOptions('backward', options, ['retainGraph', 'createGraph']);
     const seed = gradient === undefined ? null : handleOf(gradient);
     const createGraph = options?.createGraph ?? false;
     const retainGraph = options?.retainGraph ?? createGraph;
@@ -158,12 +160,12 @@ export class Tensor {
    * `bits` as Uint16Array; int64 as BigInt64Array; bool as Uint8Array; complex as interleaved pairs.
    */
   data(options?: { bits?: boolean }): Promise<TypedArray> {
-    return native().read(this.#handle, options?.bits ?? false);
+    return native().read(this.#handle, bitsOption(options));
   }
 
   /** As {@link data}, but waits here. */
   dataSync(options?: { bits?: boolean }): TypedArray {
-    return native().readSync(this.#handle, options?.bits ?? false);
+    return native().readSync(this.#handle, bitsOption(options));
   }
 
   /**
@@ -246,6 +248,12 @@ export class Tensor {
   toJSON(): never {
     throw new ShardloopError('BAD_ARGUMENT', 'a Tensor cannot be written as JSON; use toArray() or await data()');
   }
+}
+
+function bitsOption(options: { bits?: boolean } | undefined): boolean {
+  if (options === undefined) return false;
+  checkOptions('data', options, ['bits']);
+  return options.bits ?? false;
 }
 
 function toItem(data: TypedArray, dtype: DType): Item {

@@ -9,6 +9,7 @@ export {
   eye,
   full,
   ones,
+  type RandomOptions,
   rand,
   randint,
   randn,

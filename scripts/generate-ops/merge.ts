@@ -1,7 +1,6 @@
 // Groups overloads by base name, and finds for each group an order and tests that choose the overload at run time:
 // first by the kinds of the positional values, then by which options were given.
 import type { Schema, SchemaArgument } from '../../lib/core/schema.js';
-import { droppable } from './select.js';
 import { type Kind, kindsOf, kindTest, parameterType, resultType } from './types.js';
 
 /** One schema as a function: positional parameters, then a trailing options object. */
@@ -29,7 +28,7 @@ export interface Operation {
 /** A schema as a function, by the rule: required and not keyword-only is positional, the rest are options. */
 export function toOverload(schema: Schema): Overload {
   const isPositional = (arg: SchemaArgument): boolean => arg.fallback === null && !arg.keywordOnly;
-  const options = schema.arguments.filter((arg) => !isPositional(arg) && !droppable(arg));
+  const options = schema.arguments.filter((arg) => !isPositional(arg));
   return {
     schema,
     positional: schema.arguments.filter(isPositional),
@@ -130,7 +129,7 @@ export interface Signature {
 const RESERVED = new Set(
   (
     'default function in new var with arguments eval delete this ' +
-    'b h hn hno ho hs hso id w wn list known needed given only option isScalar isTensor isOptions result o'
+    'b h hgo hn hno ho hs hso id w wn list known needed given only option isScalar isTensor isOptions result o'
   ).split(' '),
 );
 

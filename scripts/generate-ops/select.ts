@@ -1,5 +1,5 @@
 // Which schemas become typed functions, and why the others do not. By rule first, then by choices.ts.
-import { parseSchema, type Schema, type SchemaArgument, type SchemaType } from '../../lib/core/schema.js';
+import { parseSchema, type Schema, type SchemaType } from '../../lib/core/schema.js';
 import { AMBIGUOUS, EXCLUDED, UNDERSCORE } from './choices.js';
 
 /** A schema and what becomes of it. */
@@ -22,6 +22,7 @@ export const BASE_TYPES: Readonly<Record<string, string>> = {
   Layout: 'Layout',
   Device: 'string',
   MemoryFormat: 'MemoryFormat',
+  Generator: 'Generator',
 };
 
 /** Every ATen schema with its verdict, sorted by name. */
@@ -43,18 +44,10 @@ function exclusion(schema: Schema): string | null {
   const chosen = EXCLUDED.find(([pattern]) => pattern.test(schema.name) || pattern.test(short));
   if (chosen) return chosen[1];
   if (AMBIGUOUS[short] !== undefined) return AMBIGUOUS[short];
-  const strange = [...schema.arguments, ...schema.returns].find((field) => !passes(field.type) && !droppable(field));
-  if (strange) return `its schema uses ${strange.type.base}, which TypeScript cannot pass`;
-  const generator = schema.arguments.find((arg) => arg.type.base === 'Generator' && arg.fallback === null);
-  if (generator) return 'takes a generator; the default one is used, and the same overload without it is generated';
-  return null;
+  const strange = [...schema.arguments, ...schema.returns].find((field) => !passes(field.type));
+  return strange ? `its schema uses ${strange.type.base}, which TypeScript cannot pass` : null;
 }
 
 function passes(type: SchemaType): boolean {
   return Object.hasOwn(BASE_TYPES, type.base);
-}
-
-/** An argument that no typed function passes: libtorch's default generator serves. */
-export function droppable(field: { type: SchemaType } & Partial<SchemaArgument>): boolean {
-  return field.type.base === 'Generator';
 }

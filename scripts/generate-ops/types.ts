@@ -66,6 +66,7 @@ function wrapOne(field: SchemaField, value: string, nullable: boolean): string {
 
 /** An expression that turns a parameter into what crosses the door. `optional`: undefined stays undefined. */
 export function crossing(arg: SchemaArgument, value: string, optional: boolean): string {
+  if (arg.type.base === 'Generator') return `hgo(${value})`;
   if (arg.type.base !== 'Tensor') return value;
   const suffix = isList(arg.type) ? 's' : isNullable(arg.type) ? 'n' : '';
   return `h${suffix}${optional ? 'o' : ''}(${value})`;

@@ -133,10 +133,13 @@ it('a gradient, a sparse tensor, a transposed one', () => {
       ]).to_sparse(),
     ),
   ).toMatchInlineSnapshot(`
-    "Tensor float32 [2, 2] cpu
+    "Tensor float32 [2, 2] cpu sparse_coo
     [[0., 1.],
      [2., 0.]]"
   `);
+  expect(show(zeros([100, 100]).to_sparse())).toBe(
+    'Tensor float32 [100, 100] cpu sparse_coo (large; to_dense() shows a part)',
+  );
   expect(show(arange(4).view([2, 2]).t())).toMatchInlineSnapshot(`
     "Tensor int64 [2, 2] cpu
     [[0, 2],

@@ -258,6 +258,12 @@ describe('properties', () => {
     await expect(tensor([]).item()).rejects.toMatchObject({ code: 'BAD_ARGUMENT' });
   });
 
+  it('refuses options that it does not know', () => {
+    raises('BAD_ARGUMENT', () => tensor([1]).dataSync({ bit: true } as never));
+    raises('BAD_ARGUMENT', () => tensor([1]).data(true as never));
+    raises('BAD_ARGUMENT', () => tensor([1], { requiresGrad: true }).backward(undefined, { retain: true } as never));
+  });
+
   it('is not JSON', () => {
     raises('BAD_ARGUMENT', () => JSON.stringify({ t: tensor([1]) }));
   });
