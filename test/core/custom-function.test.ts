@@ -8,7 +8,6 @@ import {
   isGradEnabled,
   memory,
   noGrad,
-  ops,
   scope,
   type Tensor,
   tensor,
