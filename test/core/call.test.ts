@@ -43,7 +43,7 @@ describe('call', () => {
 
   it('refuses', () => {
     expect(raises('UNKNOWN_OP', () => call('aten::add', tensor([1]), 1)).message).toContain('aten::add.Tensor');
-    for (const name of ['', 'add', 'aten::', 'aten::nope', '::', 5, undefined, 'x'.repeat(10_000) + '::y']) {
+    for (const name of ['', 'add', 'aten::', 'aten::nope', '::', 5, undefined, `${'x'.repeat(10_000)}::y`]) {
       raises('UNKNOWN_OP', () => call(name as never));
     }
     raises('BAD_ARGUMENT', () => call('aten::relu', tensor([1]), 5));
