@@ -1,5 +1,7 @@
 // `shardloop setup`: finds or fetches libtorch and builds the addon. Not here: how (lib/setup).
 import { Command } from 'commander';
+import { ShardloopError } from '../core/errors.js';
+import { SetupError } from '../setup/errors.js';
 import { setup } from '../setup/setup.js';
 import { fail, printJson } from './exit.js';
 
@@ -30,6 +32,7 @@ export const setupCommand = () =>
         const result = await setup({ ...rest, version: torchVersion });
         if (json) printJson(result);
       } catch (error) {
-        fail(error, flags);
+        const ours = error instanceof SetupError;
+        fail(ours ? new ShardloopError(error.code, error.message, { cause: error }) : error, flags);
       }
     });

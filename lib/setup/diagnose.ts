@@ -77,7 +77,7 @@ export async function diagnose(env: NodeJS.ProcessEnv = process.env): Promise<Di
   if (!path) wrong('the native addon is not built', setupCommand);
   else if (typeof loaded === 'string') wrong(`the native addon cannot be loaded: ${loaded}`, setupCommand);
   else if (record && compiler && typeof libtorch !== 'string') {
-    const cuda = await cudaPart(root, libtorch, undefined, env);
+    const cuda = await cudaPart(root, libtorch, record.cuda === true, env);
     const inputs = { root, libtorch, compiler: `${compiler.path} ${compiler.version}` };
     const key = attempt(
       () => buildKey({ ...inputs, cuda: typeof cuda === 'string' ? null : cuda }),
@@ -98,10 +98,10 @@ export async function diagnose(env: NodeJS.ProcessEnv = process.env): Promise<Di
   const nvcc = await findNvcc(found?.dir ?? null, env);
   const says = loaded !== null && typeof loaded !== 'string' ? loaded : null;
   if (driver && says && !says.hasCuda) {
-    const why = found?.cuda ? 'the CUDA part of the addon is not loaded' : 'libtorch is a CPU build';
+    const why = found?.cuda ? (says.cudaProblem ?? 'the CUDA part is not in use') : 'libtorch is a CPU build';
     wrong(
       `there is a CUDA driver, but ${why}: tensors live on the CPU only`,
-      `${setupCommand}${root && setupCommand.startsWith('npm run') ? ' --' : ''} --cuda`,
+      setupCommand === 'npm run setup' ? 'npm run setup -- --cuda' : `${setupCommand} --cuda`,
     );
   }
   const shm = sharedMemory();

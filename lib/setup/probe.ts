@@ -11,6 +11,8 @@ export interface Probe {
   readonly hasCuda: boolean;
   readonly gloo: boolean;
   readonly nccl: boolean;
+  /** Why the CUDA part is not in use; empty when it is. */
+  readonly cudaProblem: string | null;
 }
 
 const PROGRAM = `
@@ -20,6 +22,7 @@ const ask = (name, ...args) => { try { return a.call(a.resolve('shardloop::' + n
 console.log(JSON.stringify({
   ops: a.schemas().length, libtorch: ask('libtorch_version'), cpuCapability: ask('cpu_capability'),
   hasCuda: ask('has_cuda'), gloo: ask('backend_available', 'gloo'), nccl: ask('backend_available', 'nccl'),
+  cudaProblem: ask('cuda_library_problem'),
 }));`;
 
 /** Loads the addon in a child process. Returns what it says, or why it could not be loaded. */

@@ -53,7 +53,10 @@ export async function setup(options: SetupOptions = {}): Promise<SetupResult> {
   report.line(`libtorch ${libtorch.version} from ${libtorch.source}: ${libtorch.dir}`);
 
   const cuda = await cudaPart(root, libtorch, options.cuda, env);
-  if (typeof cuda === 'string') report.line(`without the CUDA part: ${cuda}`);
+  if (typeof cuda === 'string') {
+    if (options.cuda === true) throw new SetupError('BUILD_FAILED', `the CUDA part cannot be built: ${cuda}`);
+    report.line(`without the CUDA part: ${cuda}`);
+  }
   const base = { root, libtorch, compiler: `${compiler.path} ${compiler.version}` };
   const inputs = { ...base, cuda: typeof cuda === 'string' ? null : cuda };
   let plan = await build(inputs, cuda, options, cache, report);

@@ -15,10 +15,7 @@ let files: string[] = [];
 function must(command: string, args: string[], cwd: string): SpawnSyncReturns<string> {
   const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^npm_/i.test(name)));
   const ran = spawnSync(command, args, { cwd, env, encoding: 'utf8' });
-  expect(
-    `${ran.stdout}${ran.stderr}`.slice(-2000) && ran.status,
-    `${args.join(' ')}\n${ran.stdout}\n${ran.stderr}`,
-  ).toBe(0);
+  expect(ran.status, `${command} ${args.join(' ')}\n${ran.stdout}\n${ran.stderr}`).toBe(0);
   return ran;
 }
 
