@@ -59,7 +59,9 @@ Napi::Value stats(const Napi::CallbackInfo& info, Environment& environment) {
 Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   load_cuda_library();
   env.SetInstanceData(new Environment(env));  // deleted with the environment
-  const auto add = [&](const char* name, auto function) { exports.Set(name, Napi::Function::New(env, function, name)); };
+  const auto add = [&](const char* name, auto function) {
+    exports.Set(name, Napi::Function::New(env, function, name));
+  };
   add("init", guarded<init>);
   add("resolve", guarded<resolve>);
   add("schemas", guarded<schemas>);

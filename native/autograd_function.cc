@@ -1,6 +1,6 @@
-// Lifetime of a JsNode: the graph owns it (through the outputs' grad_fn); it owns a reference to the callback. The graph
-// may be freed on any thread, or after the environment: the reference is then handed back to the environment's list, or
-// dropped with it.
+// Lifetime of a JsNode: the graph owns it (through the outputs' grad_fn); it owns a reference to the callback. The
+// graph may be freed on any thread, or after the environment: the reference is then handed back to the environment's
+// list, or dropped with it.
 #include "autograd_function.h"
 
 #include <torch/csrc/autograd/function.h>
@@ -78,8 +78,10 @@ struct JsNode : torch::autograd::Node {
     napi_is_array(env, answer, &is_array);
     if (is_array) napi_get_array_length(env, answer, &length);
     if (!is_array || length != num_outputs()) {
-      throw Error("BAD_ARGUMENT", "A custom function's backward must return an array of one gradient (or null) for each of its " +
-                                      std::to_string(num_outputs()) + " inputs, returned " + (is_array ? std::to_string(length) + " of them." : describe(env, answer) + "."));
+      throw Error("BAD_ARGUMENT",
+                  "A custom function's backward must return an array of one gradient (or null) for each of its " +
+                      std::to_string(num_outputs()) + " inputs, returned " +
+                      (is_array ? std::to_string(length) + " of them." : describe(env, answer) + "."));
     }
     variable_list result(length);
     for (uint32_t i = 0; i < length; ++i) {
@@ -112,7 +114,8 @@ Napi::Value attach_backward(const Napi::CallbackInfo& info, Environment& environ
   variable_list inputs, outputs;
   for (double handle : handles_argument(info, 0)) inputs.push_back(environment.tensor(handle));
   for (double handle : handles_argument(info, 1)) outputs.push_back(environment.tensor(handle));
-  if (!info[2].IsFunction()) throw Error("BAD_ARGUMENT", "Expected the backward as a function, received " + describe(env, info[2]) + ".");
+  if (!info[2].IsFunction())
+    throw Error("BAD_ARGUMENT", "Expected the backward as a function, received " + describe(env, info[2]) + ".");
   const bool needs_graph = at::GradMode::is_enabled() && torch::autograd::any_variable_requires_grad(inputs);
   NodePointer node;
   if (needs_graph) node = make_node<NodePointer>(environment, info[2], torch::autograd::collect_next_edges(inputs));

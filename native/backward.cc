@@ -28,7 +28,8 @@ variable_list with_undefined(const c10::List<std::optional<at::Tensor>>& optiona
 
 void check_counts(size_t roots, size_t gradients) {
   if (gradients && gradients != roots) {
-    throw Error("BAD_ARGUMENT", "Expected as many gradients as roots (" + std::to_string(roots) + "), or none; received " + std::to_string(gradients) + ".");
+    throw Error("BAD_ARGUMENT", "Expected as many gradients as roots (" + std::to_string(roots) +
+                                    "), or none; received " + std::to_string(gradients) + ".");
   }
 }
 
@@ -47,26 +48,35 @@ void run_engine(at::TensorList roots, const std::function<void()>& engine) {
   }
 }
 
-void backward(at::TensorList roots, c10::List<std::optional<at::Tensor>> gradients, at::TensorList inputs, bool retain_graph, bool create_graph) {
+void backward(at::TensorList roots, c10::List<std::optional<at::Tensor>> gradients, at::TensorList inputs,
+              bool retain_graph, bool create_graph) {
   check_counts(roots.size(), gradients.size());
   run_engine(roots, [&] {
     torch::autograd::backward(roots.vec(), with_undefined(gradients), retain_graph, create_graph, inputs.vec());
   });
 }
 
-std::vector<at::Tensor> grad(at::TensorList outputs, at::TensorList inputs, c10::List<std::optional<at::Tensor>> gradients, bool retain_graph,
-                             bool create_graph, bool allow_unused) {
+std::vector<at::Tensor> grad(at::TensorList outputs, at::TensorList inputs,
+                             c10::List<std::optional<at::Tensor>> gradients, bool retain_graph, bool create_graph,
+                             bool allow_unused) {
   check_counts(outputs.size(), gradients.size());
   std::vector<at::Tensor> result;
   run_engine(outputs, [&] {
-    result = torch::autograd::grad(outputs.vec(), inputs.vec(), with_undefined(gradients), retain_graph, create_graph, allow_unused);
+    result = torch::autograd::grad(outputs.vec(), inputs.vec(), with_undefined(gradients), retain_graph, create_graph,
+                                   allow_unused);
   });
   return result;
 }
 
 TORCH_LIBRARY_FRAGMENT(shardloop, m) {
-  m.def("backward(Tensor[] roots, Tensor?[] gradients, Tensor[] inputs, bool retain_graph=False, bool create_graph=False) -> ()", &backward);
-  m.def("grad(Tensor[] outputs, Tensor[] inputs, Tensor?[] gradients, bool retain_graph=False, bool create_graph=False, bool allow_unused=False) -> Tensor[]", &grad);
+  m.def(
+      "backward(Tensor[] roots, Tensor?[] gradients, Tensor[] inputs, bool retain_graph=False, bool "
+      "create_graph=False) -> ()",
+      &backward);
+  m.def(
+      "grad(Tensor[] outputs, Tensor[] inputs, Tensor?[] gradients, bool retain_graph=False, bool create_graph=False, "
+      "bool allow_unused=False) -> Tensor[]",
+      &grad);
   m.def("force_backward_helper(bool enabled) -> ()", [](bool enabled) { force_helper = enabled; });
 }
 

@@ -16,9 +16,10 @@ void CallbackQueue::run(std::function<void()> work) {
   Job job{&work, nullptr, false};
   std::unique_lock<std::mutex> lock(mutex);
   if (!serving_) {
-    throw Error("CALLBACK_THREAD",
-                "The backward of a custom function ran on a thread that cannot call JavaScript. Start it with backward() or "
-                "grad() on the thread that made the function.");
+    throw Error(
+        "CALLBACK_THREAD",
+        "The backward of a custom function ran on a thread that cannot call JavaScript. Start it with backward() or "
+        "grad() on the thread that made the function.");
   }
   jobs_.push_back(&job);
   changed_.notify_all();

@@ -1,6 +1,6 @@
 // Lets a backward pass that runs on another thread call back into the JavaScript thread that waits for it. On the CPU
-// the engine runs nodes on the calling thread and the queue stays unused; on CUDA it runs them on threads of its own, so
-// the caller lends the engine to a helper thread and serves this queue meanwhile. No N-API here.
+// the engine runs nodes on the calling thread and the queue stays unused; on CUDA it runs them on threads of its own,
+// so the caller lends the engine to a helper thread and serves this queue meanwhile. No N-API here.
 #pragma once
 #include <condition_variable>
 #include <deque>

@@ -23,17 +23,28 @@ struct NamedDType {
 };
 // Python torch's names.
 constexpr std::array kDTypes{
-    NamedDType{"float32", at::kFloat},       NamedDType{"float64", at::kDouble},
-    NamedDType{"float16", at::kHalf},        NamedDType{"bfloat16", at::kBFloat16},
-    NamedDType{"int64", at::kLong},          NamedDType{"int32", at::kInt},
-    NamedDType{"int16", at::kShort},         NamedDType{"int8", at::kChar},
-    NamedDType{"uint8", at::kByte},          NamedDType{"bool", at::kBool},
-    NamedDType{"complex64", at::kComplexFloat}, NamedDType{"complex128", at::kComplexDouble},
-    NamedDType{"complex32", at::kComplexHalf},  NamedDType{"uint16", at::kUInt16},
-    NamedDType{"uint32", at::kUInt32},       NamedDType{"uint64", at::kUInt64},
-    NamedDType{"float8_e4m3fn", at::kFloat8_e4m3fn}, NamedDType{"float8_e5m2", at::kFloat8_e5m2},
-    NamedDType{"float8_e4m3fnuz", at::kFloat8_e4m3fnuz}, NamedDType{"float8_e5m2fnuz", at::kFloat8_e5m2fnuz},
-    NamedDType{"qint8", at::kQInt8},         NamedDType{"quint8", at::kQUInt8},
+    NamedDType{"float32", at::kFloat},
+    NamedDType{"float64", at::kDouble},
+    NamedDType{"float16", at::kHalf},
+    NamedDType{"bfloat16", at::kBFloat16},
+    NamedDType{"int64", at::kLong},
+    NamedDType{"int32", at::kInt},
+    NamedDType{"int16", at::kShort},
+    NamedDType{"int8", at::kChar},
+    NamedDType{"uint8", at::kByte},
+    NamedDType{"bool", at::kBool},
+    NamedDType{"complex64", at::kComplexFloat},
+    NamedDType{"complex128", at::kComplexDouble},
+    NamedDType{"complex32", at::kComplexHalf},
+    NamedDType{"uint16", at::kUInt16},
+    NamedDType{"uint32", at::kUInt32},
+    NamedDType{"uint64", at::kUInt64},
+    NamedDType{"float8_e4m3fn", at::kFloat8_e4m3fn},
+    NamedDType{"float8_e5m2", at::kFloat8_e5m2},
+    NamedDType{"float8_e4m3fnuz", at::kFloat8_e4m3fnuz},
+    NamedDType{"float8_e5m2fnuz", at::kFloat8_e5m2fnuz},
+    NamedDType{"qint8", at::kQInt8},
+    NamedDType{"quint8", at::kQUInt8},
     NamedDType{"qint32", at::kQInt32},
 };
 
@@ -42,7 +53,7 @@ struct NamedInt {
   int64_t value;
 };
 constexpr std::array kLayouts{
-    NamedInt{"strided", (int64_t)c10::kStrided},     NamedInt{"sparse_coo", (int64_t)c10::kSparse},
+    NamedInt{"strided", (int64_t)c10::kStrided},      NamedInt{"sparse_coo", (int64_t)c10::kSparse},
     NamedInt{"sparse_csr", (int64_t)c10::kSparseCsr}, NamedInt{"sparse_csc", (int64_t)c10::kSparseCsc},
     NamedInt{"sparse_bsr", (int64_t)c10::kSparseBsr}, NamedInt{"sparse_bsc", (int64_t)c10::kSparseBsc},
 };
@@ -65,7 +76,8 @@ int64_t parse_named(const Table& table, const std::string& name, const char* wha
   for (const auto& row : table) {
     if (name == row.name) return row.value;
   }
-  throw Error("BAD_ARGUMENT", std::string("Expected ") + what + " as one of " + names_of(table) + ", received \"" + name + "\".");
+  throw Error("BAD_ARGUMENT",
+              std::string("Expected ") + what + " as one of " + names_of(table) + ", received \"" + name + "\".");
 }
 
 template <class Table>
@@ -76,13 +88,16 @@ std::string named(const Table& table, int64_t value) {
   return std::to_string(value);
 }
 
-[[noreturn]] void mismatch(napi_env env, napi_value value, const Conversion& conversion, const Where& where, const char* hint = "") {
+[[noreturn]] void mismatch(napi_env env, napi_value value, const Conversion& conversion, const Where& where,
+                           const char* hint = "") {
   const bool tensor = conversion.kind == Conversion::Kind::Tensor;
   napi_valuetype type;
   napi_typeof(env, value, &type);
-  // An object where a tensor belongs is a foreign object (a tensor that crossed threads, one of another copy of the package).
+  // An object where a tensor belongs is a foreign object (a tensor that crossed threads, one of another copy of the
+  // package).
   throw Error(tensor && type == napi_object ? "TENSOR_FOREIGN" : "BAD_ARGUMENT",
-              where.op + ": argument '" + where.argument + "' expects " + conversion.name + ", received " + describe(env, value) + "." + hint);
+              where.op + ": argument '" + where.argument + "' expects " + conversion.name + ", received " +
+                  describe(env, value) + "." + hint);
 }
 
 int64_t read_int(napi_env env, napi_value value, const Conversion& conversion, const Where& where) {
@@ -137,18 +152,16 @@ at::Scalar read_scalar(napi_env env, napi_value value, const Conversion& convers
       }
       return number;
     }
-    case napi_bigint:
-      return read_int(env, value, conversion, where);
-    case napi_boolean:
-      return read_bool(env, value, conversion, where);
+    case napi_bigint: return read_int(env, value, conversion, where);
+    case napi_boolean: return read_bool(env, value, conversion, where);
     case napi_object: {
       double a, b;
       if (number_property(env, value, "float", &a)) return a;
-      if (number_property(env, value, "re", &a) && number_property(env, value, "im", &b)) return c10::complex<double>(a, b);
+      if (number_property(env, value, "re", &a) && number_property(env, value, "im", &b))
+        return c10::complex<double>(a, b);
       mismatch(env, value, conversion, where, " Pass a number, a bigint, a boolean, {float: x} or {re, im}.");
     }
-    default:
-      mismatch(env, value, conversion, where);
+    default: mismatch(env, value, conversion, where);
   }
 }
 
@@ -163,21 +176,20 @@ c10::Device parse_device(const std::string& text) {
   try {
     return c10::Device(text);
   } catch (const c10::Error&) {
-    throw Error("BAD_ARGUMENT", "Expected a device such as 'cpu', 'cuda', 'cuda:1' or 'meta', received \"" + text + "\".");
+    throw Error("BAD_ARGUMENT",
+                "Expected a device such as 'cpu', 'cuda', 'cuda:1' or 'meta', received \"" + text + "\".");
   }
 }
 
-c10::IValue any_from_js(napi_env env, Environment& environment, napi_value value, const Conversion& conversion, const Where& where) {
+c10::IValue any_from_js(napi_env env, Environment& environment, napi_value value, const Conversion& conversion,
+                        const Where& where) {
   napi_valuetype type;
   napi_typeof(env, value, &type);
   switch (type) {
     case napi_null:
-    case napi_undefined:
-      return {};
-    case napi_string:
-      return read_string(env, value);
-    default:
-      return read_scalar(env, value, conversion, where);
+    case napi_undefined: return {};
+    case napi_string: return read_string(env, value);
+    default: return read_scalar(env, value, conversion, where);
   }
 }
 
@@ -189,7 +201,8 @@ c10::IValue typed_list(napi_env env, const std::vector<napi_value>& values, Read
   return list;
 }
 
-c10::IValue list_from_js(napi_env env, Environment& environment, napi_value value, const Conversion& conversion, const Where& where) {
+c10::IValue list_from_js(napi_env env, Environment& environment, napi_value value, const Conversion& conversion,
+                         const Where& where) {
   using Kind = Conversion::Kind;
   bool is_array = false;
   napi_is_array(env, value, &is_array);
@@ -209,7 +222,8 @@ c10::IValue list_from_js(napi_env env, Environment& environment, napi_value valu
   } else {
     napi_valuetype type;
     napi_typeof(env, value, &type);
-    const bool single = conversion.fixed_size > 0 && (type == napi_number || type == napi_bigint || type == napi_boolean);
+    const bool single =
+        conversion.fixed_size > 0 && (type == napi_number || type == napi_bigint || type == napi_boolean);
     if (!single) mismatch(env, value, conversion, where);
     values.assign(conversion.fixed_size, value);
   }
@@ -228,7 +242,8 @@ c10::IValue list_from_js(napi_env env, Environment& environment, napi_value valu
     case Kind::Bool:
       return typed_list<bool>(env, values, [&](napi_value v) { return read_bool(env, v, element, where); });
     case Kind::String:
-      return typed_list<std::string>(env, values, [&](napi_value v) { return read_string_argument(env, v, element, where); });
+      return typed_list<std::string>(env, values,
+                                     [&](napi_value v) { return read_string_argument(env, v, element, where); });
     default: {
       c10::impl::GenericList list(element.type);
       list.reserve(values.size());
@@ -269,7 +284,8 @@ napi_value js_null(napi_env env) {
 napi_value value_to_js(napi_env env, Environment& environment, c10::IValue&& value) {
   napi_value result;
   if (value.isNone()) return js_null(env);
-  if (value.isTensor()) return value.toTensor().defined() ? js_number(env, environment.insert(std::move(value))) : js_null(env);
+  if (value.isTensor())
+    return value.toTensor().defined() ? js_number(env, environment.insert(std::move(value))) : js_null(env);
   if (value.isInt()) return js_int(env, value.toInt());
   if (value.isSymInt()) return js_int(env, value.toSymInt().guard_int(__FILE__, __LINE__));
   if (value.isDouble()) return js_number(env, value.toDouble());
@@ -324,7 +340,8 @@ at::ScalarType parse_dtype(std::string_view name) {
   for (const auto& row : kDTypes) {
     if (name == row.name) return row.dtype;
   }
-  throw Error("BAD_ARGUMENT", "Expected a dtype as one of " + names_of(kDTypes) + ", received \"" + std::string(name) + "\".");
+  throw Error("BAD_ARGUMENT",
+              "Expected a dtype as one of " + names_of(kDTypes) + ", received \"" + std::string(name) + "\".");
 }
 
 const char* dtype_name(at::ScalarType dtype) {
@@ -346,16 +363,11 @@ std::string describe(napi_env env, napi_value value) {
   napi_valuetype type;
   napi_typeof(env, value, &type);
   switch (type) {
-    case napi_undefined:
-      return "undefined";
-    case napi_null:
-      return "null";
-    case napi_symbol:
-      return "a symbol";
-    case napi_function:
-      return "a function";
-    case napi_external:
-      return "an external value";
+    case napi_undefined: return "undefined";
+    case napi_null: return "null";
+    case napi_symbol: return "a symbol";
+    case napi_function: return "a function";
+    case napi_external: return "an external value";
     case napi_object: {
       bool is_array = false;
       napi_is_array(env, value, &is_array);
@@ -366,7 +378,10 @@ std::string describe(napi_env env, napi_value value) {
       if (napi_coerce_to_string(env, value, &text) != napi_ok) return "a value that cannot be printed";
       std::string content = read_string(env, text);
       if (content.size() > 60) content = content.substr(0, 57) + "...";
-      const char* kind = type == napi_boolean ? "boolean " : type == napi_number ? "number " : type == napi_bigint ? "bigint " : "string ";
+      const char* kind = type == napi_boolean  ? "boolean "
+                         : type == napi_number ? "number "
+                         : type == napi_bigint ? "bigint "
+                                               : "string ";
       return kind + (type == napi_string ? "\"" + content + "\"" : content);
     }
   }
@@ -381,16 +396,28 @@ std::unique_ptr<Conversion> compile(const c10::TypePtr& type, int fixed_size) {
   switch (type->kind()) {
     case c10::TypeKind::TensorType: conversion->kind = Kind::Tensor; break;
     case c10::TypeKind::IntType:
-    case c10::TypeKind::SymIntType: conversion->kind = Kind::Int; conversion->type = c10::IntType::get(); break;
+    case c10::TypeKind::SymIntType:
+      conversion->kind = Kind::Int;
+      conversion->type = c10::IntType::get();
+      break;
     case c10::TypeKind::FloatType:
     case c10::TypeKind::SymFloatType: conversion->kind = Kind::Float; break;
     case c10::TypeKind::BoolType:
     case c10::TypeKind::SymBoolType: conversion->kind = Kind::Bool; break;
     case c10::TypeKind::NumberType: conversion->kind = Kind::Scalar; break;
     case c10::TypeKind::StringType: conversion->kind = Kind::String; break;
-    case c10::TypeKind::ScalarTypeType: conversion->kind = Kind::DType; conversion->type = c10::IntType::get(); break;
-    case c10::TypeKind::LayoutType: conversion->kind = Kind::Layout; conversion->type = c10::IntType::get(); break;
-    case c10::TypeKind::MemoryFormatType: conversion->kind = Kind::MemoryFormat; conversion->type = c10::IntType::get(); break;
+    case c10::TypeKind::ScalarTypeType:
+      conversion->kind = Kind::DType;
+      conversion->type = c10::IntType::get();
+      break;
+    case c10::TypeKind::LayoutType:
+      conversion->kind = Kind::Layout;
+      conversion->type = c10::IntType::get();
+      break;
+    case c10::TypeKind::MemoryFormatType:
+      conversion->kind = Kind::MemoryFormat;
+      conversion->type = c10::IntType::get();
+      break;
     case c10::TypeKind::DeviceObjType: conversion->kind = Kind::Device; break;
     case c10::TypeKind::GeneratorType: conversion->kind = Kind::Generator; break;
     case c10::TypeKind::StorageType: conversion->kind = Kind::Opaque; break;
@@ -415,7 +442,8 @@ std::string refused_type(const Conversion& conversion) {
   return conversion.element ? refused_type(*conversion.element) : "";
 }
 
-c10::IValue from_js(napi_env env, Environment& environment, napi_value value, const Conversion& conversion, const Where& where) {
+c10::IValue from_js(napi_env env, Environment& environment, napi_value value, const Conversion& conversion,
+                    const Where& where) {
   using Kind = Conversion::Kind;
   switch (conversion.kind) {
     case Kind::Tensor: {
@@ -431,7 +459,8 @@ c10::IValue from_js(napi_env env, Environment& environment, napi_value value, co
       if (napi_get_value_double(env, value, &handle) != napi_ok) mismatch(env, value, conversion, where);
       const c10::IValue& held = environment.get(handle);
       if (conversion.kind == Kind::Generator ? !held.isGenerator() : !held.isStorage()) {
-        throw Error("BAD_ARGUMENT", where.op + ": argument '" + where.argument + "' expects " + conversion.name + ", received a handle of a " + held.tagKind() + ".");
+        throw Error("BAD_ARGUMENT", where.op + ": argument '" + where.argument + "' expects " + conversion.name +
+                                        ", received a handle of a " + held.tagKind() + ".");
       }
       return held;
     }
@@ -442,7 +471,8 @@ c10::IValue from_js(napi_env env, Environment& environment, napi_value value, co
     case Kind::String: return read_string_argument(env, value, conversion, where);
     case Kind::DType: return static_cast<int64_t>(parse_dtype(read_string_argument(env, value, conversion, where)));
     case Kind::Layout: return parse_named(kLayouts, read_string_argument(env, value, conversion, where), "a layout");
-    case Kind::MemoryFormat: return parse_named(kMemoryFormats, read_string_argument(env, value, conversion, where), "a memory format");
+    case Kind::MemoryFormat:
+      return parse_named(kMemoryFormats, read_string_argument(env, value, conversion, where), "a memory format");
     case Kind::Device: return parse_device(read_string_argument(env, value, conversion, where));
     case Kind::Optional: {
       napi_valuetype type;

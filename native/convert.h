@@ -29,14 +29,30 @@ class Environment;
 // A schema type, compiled once per op so that a call only switches on it.
 struct Conversion {
   enum class Kind : uint8_t {
-    Tensor, Int, Float, Scalar, Bool, String, DType, Layout, MemoryFormat, Device, Generator, Opaque,
-    Optional, List, Dict, Tuple, Any, Refused
+    Tensor,
+    Int,
+    Float,
+    Scalar,
+    Bool,
+    String,
+    DType,
+    Layout,
+    MemoryFormat,
+    Device,
+    Generator,
+    Opaque,
+    Optional,
+    List,
+    Dict,
+    Tuple,
+    Any,
+    Refused
   };
   Kind kind = Kind::Refused;
-  int fixed_size = 0;                  // T[N]: a single T is accepted
-  std::unique_ptr<Conversion> element; // of Optional and List
-  c10::TypePtr type;                   // as the boxed kernel wants it
-  std::string name;                    // as the schema prints it
+  int fixed_size = 0;                   // T[N]: a single T is accepted
+  std::unique_ptr<Conversion> element;  // of Optional and List
+  c10::TypePtr type;                    // as the boxed kernel wants it
+  std::string name;                     // as the schema prints it
 };
 
 // Where a value stands, for messages.
@@ -49,7 +65,8 @@ std::unique_ptr<Conversion> compile(const c10::TypePtr& type, int fixed_size = 0
 // The refused type's name inside this conversion, or empty.
 std::string refused_type(const Conversion& conversion);
 
-c10::IValue from_js(napi_env env, Environment& environment, napi_value value, const Conversion& conversion, const Where& where);
+c10::IValue from_js(napi_env env, Environment& environment, napi_value value, const Conversion& conversion,
+                    const Where& where);
 napi_value to_js(napi_env env, Environment& environment, c10::IValue&& value, const Conversion& conversion);
 
 at::ScalarType parse_dtype(std::string_view name);  // throws BAD_ARGUMENT

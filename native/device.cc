@@ -1,5 +1,6 @@
-// Ops of ours for the state of the process and the thread: grad mode, autocast, threads, random state, deterministic mode,
-// profiler ranges, and what this libtorch can do. Devices other than the CPU come with the CUDA library (native/cuda).
+// Ops of ours for the state of the process and the thread: grad mode, autocast, threads, random state, deterministic
+// mode, profiler ranges, and what this libtorch can do. Devices other than the CPU come with the CUDA library
+// (native/cuda).
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
@@ -35,7 +36,8 @@ bool set_grad_enabled(bool enabled) {
 void set_autocast(const std::string& device, bool enabled, at::ScalarType dtype) {
   const c10::DeviceType type = device_type(device);
   if (enabled && dtype != at::kBFloat16 && dtype != at::kHalf) {
-    throw Error("BAD_ARGUMENT", std::string("Expected bfloat16 or float16 as the dtype of autocast, received ") + c10::toString(dtype) + ".");
+    throw Error("BAD_ARGUMENT", std::string("Expected bfloat16 or float16 as the dtype of autocast, received ") +
+                                    c10::toString(dtype) + ".");
   }
   at::autocast::set_autocast_enabled(type, enabled);
   at::autocast::set_autocast_dtype(type, dtype);
@@ -43,10 +45,13 @@ void set_autocast(const std::string& device, bool enabled, at::ScalarType dtype)
   if (!enabled) at::autocast::clear_cache();
 }
 
-at::ScalarType autocast_dtype(const std::string& device) { return at::autocast::get_autocast_dtype(device_type(device)); }
+at::ScalarType autocast_dtype(const std::string& device) {
+  return at::autocast::get_autocast_dtype(device_type(device));
+}
 
 void set_num_threads(int64_t count) {
-  if (count < 1 || count > 1024) throw Error("BAD_ARGUMENT", "Expected 1 to 1024 threads, received " + std::to_string(count) + ".");
+  if (count < 1 || count > 1024)
+    throw Error("BAD_ARGUMENT", "Expected 1 to 1024 threads, received " + std::to_string(count) + ".");
   at::set_num_threads(static_cast<int>(count));
 }
 
@@ -101,7 +106,8 @@ TORCH_LIBRARY_FRAGMENT(shardloop, m) {
   m.def("set_grad_enabled(bool enabled) -> bool", &set_grad_enabled);
   m.def("is_grad_enabled() -> bool", []() { return at::GradMode::is_enabled(); });
   m.def("set_autocast(str device, bool enabled, ScalarType dtype) -> ()", &set_autocast);
-  m.def("is_autocast_enabled(str device) -> bool", [](const std::string& device) { return at::autocast::is_autocast_enabled(device_type(device)); });
+  m.def("is_autocast_enabled(str device) -> bool",
+        [](const std::string& device) { return at::autocast::is_autocast_enabled(device_type(device)); });
   m.def("autocast_dtype(str device) -> ScalarType", &autocast_dtype);
   m.def("set_num_threads(int count) -> ()", &set_num_threads);
   m.def("get_num_threads() -> int", []() -> int64_t { return at::get_num_threads(); });
@@ -111,7 +117,8 @@ TORCH_LIBRARY_FRAGMENT(shardloop, m) {
   m.def("generator(int seed) -> Generator?", &make_generator);
   m.def("generator_state(Generator? generator) -> Tensor", &generator_state);
   m.def("set_generator_state(Generator? generator, Tensor state) -> ()", &set_generator_state);
-  m.def("set_deterministic(bool enabled) -> ()", [](bool enabled) { at::globalContext().setDeterministicAlgorithms(enabled, /*warn_only=*/false); });
+  m.def("set_deterministic(bool enabled) -> ()",
+        [](bool enabled) { at::globalContext().setDeterministicAlgorithms(enabled, /*warn_only=*/false); });
   m.def("is_deterministic() -> bool", []() { return at::globalContext().deterministicAlgorithms(); });
   m.def("push_range(str name) -> ()", &push_range);
   m.def("pop_range() -> ()", &pop_range);

@@ -89,7 +89,9 @@ double Environment::insert(c10::IValue value) {
     free_.pop_back();
   } else {
     if (slots_.size() >= kMaxSlots) {
-      throw Error("OUT_OF_MEMORY", "Expected at most 4,194,304 live tensors, received one more. Dispose of tensors, or work in scope(() => ...).");
+      throw Error("OUT_OF_MEMORY",
+                  "Expected at most 4,194,304 live tensors, received one more. Dispose of tensors, or work in scope(() "
+                  "=> ...).");
     }
     index = static_cast<uint32_t>(slots_.size());
     slots_.emplace_back();
@@ -167,7 +169,8 @@ size_t Environment::push_scope() {
 void Environment::pop_scope(size_t depth, const std::vector<double>& escaping) {
   if (depth != scopes_.size() || depth == 0) {
     throw Error("BAD_ARGUMENT", "Expected scopes to end in the order in which they began: scope " +
-                                    std::to_string(scopes_.size()) + " is open, " + std::to_string(depth) + " was ended.");
+                                    std::to_string(scopes_.size()) + " is open, " + std::to_string(depth) +
+                                    " was ended.");
   }
   // A stale handle among those that escape is skipped: the scope must end all the same, and a later use reports it.
   const char* why;
@@ -308,7 +311,8 @@ std::vector<double> handles_argument(const Napi::CallbackInfo& info, size_t inde
   std::vector<double> handles(array.Length());
   for (uint32_t i = 0; i < handles.size(); ++i) {
     Napi::Value element = array.Get(i);
-    if (!element.IsNumber()) throw Error("TENSOR_FOREIGN", "Expected a tensor at index " + std::to_string(i) + ", received something else.");
+    if (!element.IsNumber())
+      throw Error("TENSOR_FOREIGN", "Expected a tensor at index " + std::to_string(i) + ", received something else.");
     handles[i] = element.As<Napi::Number>().DoubleValue();
   }
   return handles;

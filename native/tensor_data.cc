@@ -46,7 +46,8 @@ Outgoing outgoing(at::ScalarType dtype, bool bits) {
     case at::kFloat8_e4m3fn:
     case at::kFloat8_e5m2:
     case at::kFloat8_e4m3fnuz:
-    case at::kFloat8_e5m2fnuz: return bits ? Outgoing{napi_uint8_array, dtype} : Outgoing{napi_float32_array, at::kFloat};
+    case at::kFloat8_e5m2fnuz:
+      return bits ? Outgoing{napi_uint8_array, dtype} : Outgoing{napi_float32_array, at::kFloat};
     case at::kLong: return {napi_bigint64_array, dtype};
     case at::kUInt64: return {napi_biguint64_array, dtype};
     case at::kInt: return {napi_int32_array, dtype};
@@ -59,7 +60,9 @@ Outgoing outgoing(at::ScalarType dtype, bool bits) {
     case at::kComplexHalf:
     case at::kComplexFloat: return {napi_float32_array, at::kComplexFloat, 2};
     case at::kComplexDouble: return {napi_float64_array, dtype, 2};
-    default: throw Error("BAD_ARGUMENT", std::string("Expected a dtype whose values JavaScript can hold, received ") + c10::toString(dtype) + ". Dequantize or convert the tensor first.");
+    default:
+      throw Error("BAD_ARGUMENT", std::string("Expected a dtype whose values JavaScript can hold, received ") +
+                                      c10::toString(dtype) + ". Dequantize or convert the tensor first.");
   }
 }
 
@@ -87,7 +90,9 @@ void check_readable(const at::Tensor& tensor) {
   if (tensor.is_meta()) throw Error("BAD_ARGUMENT", "Expected a tensor with data, received one on the meta device.");
 }
 
-size_t bytes_out(const at::Tensor& tensor, const Outgoing& out) { return static_cast<size_t>(tensor.numel()) * c10::elementSize(out.as); }
+size_t bytes_out(const at::Tensor& tensor, const Outgoing& out) {
+  return static_cast<size_t>(tensor.numel()) * c10::elementSize(out.as);
+}
 
 Napi::Value typed_array(Napi::Env env, const Outgoing& out, Napi::ArrayBuffer buffer, int64_t elements) {
   napi_value array;
@@ -104,7 +109,8 @@ std::vector<int64_t> shape_argument(const Napi::Value& value) {
     Napi::Value element = array.Get(i);
     const double size = element.IsNumber() ? element.As<Napi::Number>().DoubleValue() : -1;
     if (!(size >= 0 && size <= 9007199254740991.0) || size != static_cast<double>(static_cast<int64_t>(size))) {
-      throw Error("BAD_ARGUMENT", "Expected every size of a shape to be an integer of at least 0, received " + describe(value.Env(), element) + " at index " + std::to_string(i) + ".");
+      throw Error("BAD_ARGUMENT", "Expected every size of a shape to be an integer of at least 0, received " +
+                                      describe(value.Env(), element) + " at index " + std::to_string(i) + ".");
     }
     shape[i] = static_cast<int64_t>(size);
   }
@@ -166,7 +172,9 @@ class ReadWorker : public Napi::AsyncWorker {
   std::exception_ptr failure_;
 };
 
-bool bits_argument(const Napi::CallbackInfo& info) { return info[1].IsBoolean() && info[1].As<Napi::Boolean>().Value(); }
+bool bits_argument(const Napi::CallbackInfo& info) {
+  return info[1].IsBoolean() && info[1].As<Napi::Boolean>().Value();
+}
 
 const at::Tensor& tensor_argument(const Napi::CallbackInfo& info, Environment& environment, size_t index = 0) {
   return environment.tensor(handle_argument(info, index));
@@ -182,12 +190,14 @@ Napi::Value sizes_to_js(Napi::Env env, at::IntArrayRef sizes) {
 
 Napi::Value from_array(const Napi::CallbackInfo& info, Environment& environment) {
   Napi::Env env = info.Env();
-  if (!info[0].IsTypedArray() || !info[1].IsString()) throw Error("BAD_ARGUMENT", "Expected a typed array and a dtype, received " + describe(env, info[0]) + ".");
+  if (!info[0].IsTypedArray() || !info[1].IsString())
+    throw Error("BAD_ARGUMENT", "Expected a typed array and a dtype, received " + describe(env, info[0]) + ".");
   napi_typedarray_type type;
   size_t length;
   void* data;
   napi_value buffer;
-  if (napi_get_typedarray_info(env, info[0], &type, &length, &data, &buffer, nullptr) != napi_ok) throw Error("BAD_ARGUMENT", "Expected a typed array that can be read.");
+  if (napi_get_typedarray_info(env, info[0], &type, &length, &data, &buffer, nullptr) != napi_ok)
+    throw Error("BAD_ARGUMENT", "Expected a typed array that can be read.");
   const at::ScalarType to = parse_dtype(info[1].As<Napi::String>().Utf8Value());
   const std::vector<int64_t> shape = shape_argument(info[2]);
   at::ScalarType from = dtype_of_array(type);
@@ -200,10 +210,12 @@ Napi::Value from_array(const Napi::CallbackInfo& info, Environment& environment)
   }
   int64_t expected = per_element;
   for (int64_t size : shape) {
-    if (__builtin_mul_overflow(expected, size, &expected)) throw Error("BAD_ARGUMENT", "The shape has more elements than 64 bits count.");
+    if (__builtin_mul_overflow(expected, size, &expected))
+      throw Error("BAD_ARGUMENT", "The shape has more elements than 64 bits count.");
   }
   if (expected != static_cast<int64_t>(length)) {
-    throw Error("BAD_ARGUMENT", "Expected " + std::to_string(expected) + " values for the shape, received " + std::to_string(length) + ".");
+    throw Error("BAD_ARGUMENT", "Expected " + std::to_string(expected) + " values for the shape, received " +
+                                    std::to_string(length) + ".");
   }
   at::NoGradGuard no_grad;
   at::Tensor result = at::empty(shape, at::TensorOptions().dtype(from));
@@ -235,17 +247,21 @@ Napi::Value view(const Napi::CallbackInfo& info, Environment& environment) {
   const at::Tensor& tensor = tensor_argument(info, environment);
   check_readable(tensor);
   if (!tensor.is_cpu() || !tensor.is_contiguous() || tensor.is_conj() || tensor.is_neg() || tensor._is_zerotensor()) {
-    throw Error("BAD_ARGUMENT", "Expected a contiguous tensor on the CPU: only its memory can be seen without a copy. Use data() for the others.");
+    throw Error("BAD_ARGUMENT",
+                "Expected a contiguous tensor on the CPU: only its memory can be seen without a copy. Use data() for "
+                "the others.");
   }
   check_storage(tensor);
   const Outgoing out = outgoing(tensor.scalar_type(), /*bits=*/true);
   const auto bytes = static_cast<size_t>(tensor.nbytes());
   if (bytes == 0) return typed_array(info.Env(), out, Napi::ArrayBuffer::New(info.Env(), 0), 0);
-  // The memory must not move or go while JavaScript sees it: its storage is no longer resizable, and the buffer holds it.
+  // The memory must not move or go while JavaScript sees it: its storage is no longer resizable, and the buffer holds
+  // it.
   tensor.storage().unsafeGetStorageImpl()->set_resizable(false);
   auto* holder = new c10::Storage(tensor.storage());
   auto buffer = Napi::ArrayBuffer::New(
-      info.Env(), tensor.mutable_data_ptr(), bytes, [](Napi::BasicEnv, void*, c10::Storage* held) { delete held; }, holder);
+      info.Env(), tensor.mutable_data_ptr(), bytes, [](Napi::BasicEnv, void*, c10::Storage* held) { delete held; },
+      holder);
   return typed_array(info.Env(), out, buffer, tensor.numel());
 }
 
@@ -289,15 +305,19 @@ Napi::Value flag(const Napi::CallbackInfo& info, Environment& environment) {
   if (what == "isContiguous") return answer(tensor.layout() == at::kStrided && tensor.is_contiguous());
   if (what == "isView") return answer(tensor.is_view());
   if (what == "isConj") return answer(tensor.is_conj());
-  throw Error("BAD_ARGUMENT", "Expected requiresGrad, isLeaf, isContiguous, isView or isConj, received \"" + what + "\".");
+  throw Error("BAD_ARGUMENT",
+              "Expected requiresGrad, isLeaf, isContiguous, isView or isConj, received \"" + what + "\".");
 }
 
 Napi::Value set_requires_grad(const Napi::CallbackInfo& info, Environment& environment) {
   at::Tensor tensor = tensor_argument(info, environment);
-  if (!info[1].IsBoolean()) throw Error("BAD_ARGUMENT", "Expected requiresGrad to be a boolean, received " + describe(info.Env(), info[1]) + ".");
+  if (!info[1].IsBoolean())
+    throw Error("BAD_ARGUMENT",
+                "Expected requiresGrad to be a boolean, received " + describe(info.Env(), info[1]) + ".");
   const bool wanted = info[1].As<Napi::Boolean>().Value();
   if (!tensor.is_leaf() && !wanted) {
-    throw Error("BAD_ARGUMENT", "Expected a leaf: requiresGrad of a computed tensor cannot be turned off. Use tensor.detach().");
+    throw Error("BAD_ARGUMENT",
+                "Expected a leaf: requiresGrad of a computed tensor cannot be turned off. Use tensor.detach().");
   }
   tensor.requires_grad_(wanted);
   return info.Env().Undefined();
@@ -316,8 +336,10 @@ Napi::Value set_grad(const Napi::CallbackInfo& info, Environment& environment) {
     return info.Env().Undefined();
   }
   const at::Tensor& gradient = tensor_argument(info, environment, 1);
-  if (gradient.sizes() != tensor.sizes() || gradient.device() != tensor.device() || gradient.scalar_type() != tensor.scalar_type()) {
-    throw Error("BAD_ARGUMENT", "Expected a gradient of the tensor's shape, dtype and device, received shape " + c10::str(gradient.sizes()) + " for " + c10::str(tensor.sizes()) + ".");
+  if (gradient.sizes() != tensor.sizes() || gradient.device() != tensor.device() ||
+      gradient.scalar_type() != tensor.scalar_type()) {
+    throw Error("BAD_ARGUMENT", "Expected a gradient of the tensor's shape, dtype and device, received shape " +
+                                    c10::str(gradient.sizes()) + " for " + c10::str(tensor.sizes()) + ".");
   }
   tensor.mutable_grad() = gradient;
   return info.Env().Undefined();
