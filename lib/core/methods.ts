@@ -40,6 +40,10 @@ export interface TensorMethods {
    * - `aten::addmm.dtype(Tensor self, Tensor mat1, Tensor mat2, ScalarType out_dtype, *, Scalar beta=1, Scalar alpha=1) -> Tensor`
    */
   addmm(mat1: Tensor, mat2: Tensor, options?: { beta?: Scalar; alpha?: Scalar }): Tensor;
+  /**
+   * - `aten::addmm(Tensor self, Tensor mat1, Tensor mat2, *, Scalar beta=1, Scalar alpha=1) -> Tensor`
+   * - `aten::addmm.dtype(Tensor self, Tensor mat1, Tensor mat2, ScalarType out_dtype, *, Scalar beta=1, Scalar alpha=1) -> Tensor`
+   */
   addmm(mat1: Tensor, mat2: Tensor, out_dtype: DType, options?: { beta?: Scalar; alpha?: Scalar }): Tensor;
   /** `aten::addmm_(Tensor(a!) self, Tensor mat1, Tensor mat2, *, Scalar beta=1, Scalar alpha=1) -> Tensor(a!)` */
   addmm_(mat1: Tensor, mat2: Tensor, options?: { beta?: Scalar; alpha?: Scalar }): Tensor;
@@ -55,7 +59,17 @@ export interface TensorMethods {
    * - `aten::all.dims(Tensor self, int[]? dim=None, bool keepdim=False) -> Tensor`
    */
   all(): Tensor;
+  /**
+   * - `aten::all(Tensor self) -> Tensor`
+   * - `aten::all.dim(Tensor self, int dim, bool keepdim=False) -> Tensor`
+   * - `aten::all.dims(Tensor self, int[]? dim=None, bool keepdim=False) -> Tensor`
+   */
   all(dim: Int, options?: { keepdim?: boolean }): Tensor;
+  /**
+   * - `aten::all(Tensor self) -> Tensor`
+   * - `aten::all.dim(Tensor self, int dim, bool keepdim=False) -> Tensor`
+   * - `aten::all.dims(Tensor self, int[]? dim=None, bool keepdim=False) -> Tensor`
+   */
   all(options?: { dim?: readonly Int[] | null; keepdim?: boolean }): Tensor;
   /** `aten::allclose(Tensor self, Tensor other, float rtol=1.0000000000000001e-05, float atol=1e-08, bool equal_nan=False) -> bool` */
   allclose(other: Tensor, options?: { rtol?: number; atol?: number; equal_nan?: boolean }): boolean;
@@ -73,7 +87,17 @@ export interface TensorMethods {
    * - `aten::any.dims(Tensor self, int[]? dim=None, bool keepdim=False) -> Tensor`
    */
   any(): Tensor;
+  /**
+   * - `aten::any(Tensor self) -> Tensor`
+   * - `aten::any.dim(Tensor self, int dim, bool keepdim=False) -> Tensor`
+   * - `aten::any.dims(Tensor self, int[]? dim=None, bool keepdim=False) -> Tensor`
+   */
   any(dim: Int, options?: { keepdim?: boolean }): Tensor;
+  /**
+   * - `aten::any(Tensor self) -> Tensor`
+   * - `aten::any.dim(Tensor self, int dim, bool keepdim=False) -> Tensor`
+   * - `aten::any.dims(Tensor self, int[]? dim=None, bool keepdim=False) -> Tensor`
+   */
   any(options?: { dim?: readonly Int[] | null; keepdim?: boolean }): Tensor;
   /** `aten::arctan2(Tensor self, Tensor other) -> Tensor` */
   arctan2(other: Tensor): Tensor;
@@ -86,6 +110,10 @@ export interface TensorMethods {
    * - `aten::argsort.stable(Tensor self, *, bool stable, int dim=-1, bool descending=False) -> Tensor`
    */
   argsort(options?: { dim?: Int; descending?: boolean }): Tensor;
+  /**
+   * - `aten::argsort(Tensor self, int dim=-1, bool descending=False) -> Tensor`
+   * - `aten::argsort.stable(Tensor self, *, bool stable, int dim=-1, bool descending=False) -> Tensor`
+   */
   argsort(options: { stable: boolean; dim?: Int; descending?: boolean }): Tensor;
   /** `aten::argwhere(Tensor self) -> Tensor` */
   argwhere(): Tensor;
@@ -106,6 +134,10 @@ export interface TensorMethods {
    * - `aten::baddbmm.dtype(Tensor self, Tensor batch1, Tensor batch2, ScalarType out_dtype, *, Scalar beta=1, Scalar alpha=1) -> Tensor`
    */
   baddbmm(batch1: Tensor, batch2: Tensor, options?: { beta?: Scalar; alpha?: Scalar }): Tensor;
+  /**
+   * - `aten::baddbmm(Tensor self, Tensor batch1, Tensor batch2, *, Scalar beta=1, Scalar alpha=1) -> Tensor`
+   * - `aten::baddbmm.dtype(Tensor self, Tensor batch1, Tensor batch2, ScalarType out_dtype, *, Scalar beta=1, Scalar alpha=1) -> Tensor`
+   */
   baddbmm(batch1: Tensor, batch2: Tensor, out_dtype: DType, options?: { beta?: Scalar; alpha?: Scalar }): Tensor;
   /**
    * - `aten::bernoulli(Tensor self, *, Generator? generator=None) -> Tensor`
@@ -113,12 +145,21 @@ export interface TensorMethods {
    * - `aten::bernoulli.Tensor(Tensor self, Tensor p, *, Generator? generator=None) -> Tensor`
    */
   bernoulli(options?: { generator?: Generator | null }): Tensor;
+  /**
+   * - `aten::bernoulli(Tensor self, *, Generator? generator=None) -> Tensor`
+   * - `aten::bernoulli.p(Tensor self, float p, *, Generator? generator=None) -> Tensor`
+   * - `aten::bernoulli.Tensor(Tensor self, Tensor p, *, Generator? generator=None) -> Tensor`
+   */
   bernoulli(p: Tensor | number, options?: { generator?: Generator | null }): Tensor;
   /**
    * - `aten::bernoulli_.Tensor(Tensor(a!) self, Tensor p, *, Generator? generator=None) -> Tensor(a!)`
    * - `aten::bernoulli_.float(Tensor(a!) self, float p=0.5, *, Generator? generator=None) -> Tensor(a!)`
    */
   bernoulli_(p: Tensor, options?: { generator?: Generator | null }): Tensor;
+  /**
+   * - `aten::bernoulli_.Tensor(Tensor(a!) self, Tensor p, *, Generator? generator=None) -> Tensor(a!)`
+   * - `aten::bernoulli_.float(Tensor(a!) self, float p=0.5, *, Generator? generator=None) -> Tensor(a!)`
+   */
   bernoulli_(options?: { p?: number; generator?: Generator | null }): Tensor;
   /** `aten::bincount(Tensor self, Tensor? weights=None, SymInt minlength=0) -> Tensor` */
   bincount(options?: { weights?: Tensor | null; minlength?: Int }): Tensor;
@@ -159,6 +200,10 @@ export interface TensorMethods {
    * - `aten::bmm.dtype(Tensor self, Tensor mat2, ScalarType out_dtype) -> Tensor`
    */
   bmm(mat2: Tensor): Tensor;
+  /**
+   * - `aten::bmm(Tensor self, Tensor mat2) -> Tensor`
+   * - `aten::bmm.dtype(Tensor self, Tensor mat2, ScalarType out_dtype) -> Tensor`
+   */
   bmm(mat2: Tensor, out_dtype: DType): Tensor;
   /** `aten::broadcast_to(Tensor(a) self, SymInt[] size) -> Tensor(a)` */
   broadcast_to(size: readonly Int[]): Tensor;
@@ -220,6 +265,10 @@ export interface TensorMethods {
    * - `aten::count_nonzero(Tensor self, int? dim=None) -> Tensor`
    */
   count_nonzero(options?: { dim?: Int | null }): Tensor;
+  /**
+   * - `aten::count_nonzero.dim_IntList(Tensor self, int[] dim) -> Tensor`
+   * - `aten::count_nonzero(Tensor self, int? dim=None) -> Tensor`
+   */
   count_nonzero(dim: readonly Int[]): Tensor;
   /** `aten::cross(Tensor self, Tensor other, int? dim=None) -> Tensor` */
   cross(other: Tensor, options?: { dim?: Int | null }): Tensor;
@@ -258,6 +307,12 @@ export interface TensorMethods {
    * - `aten::div.Tensor_mode(Tensor self, Tensor other, *, str? rounding_mode) -> Tensor`
    */
   div(other: Scalar | Tensor): Tensor;
+  /**
+   * - `aten::div.Scalar(Tensor self, Scalar other) -> Tensor`
+   * - `aten::div.Tensor(Tensor self, Tensor other) -> Tensor`
+   * - `aten::div.Scalar_mode(Tensor self, Scalar other, *, str? rounding_mode) -> Tensor`
+   * - `aten::div.Tensor_mode(Tensor self, Tensor other, *, str? rounding_mode) -> Tensor`
+   */
   div(other: Scalar | Tensor, options: { rounding_mode: string | null }): Tensor;
   /**
    * - `aten::div_.Scalar(Tensor(a!) self, Scalar other) -> Tensor(a!)`
@@ -266,6 +321,12 @@ export interface TensorMethods {
    * - `aten::div_.Tensor_mode(Tensor(a!) self, Tensor other, *, str? rounding_mode) -> Tensor(a!)`
    */
   div_(other: Scalar | Tensor): Tensor;
+  /**
+   * - `aten::div_.Scalar(Tensor(a!) self, Scalar other) -> Tensor(a!)`
+   * - `aten::div_.Tensor(Tensor(a!) self, Tensor other) -> Tensor(a!)`
+   * - `aten::div_.Scalar_mode(Tensor(a!) self, Scalar other, *, str? rounding_mode) -> Tensor(a!)`
+   * - `aten::div_.Tensor_mode(Tensor(a!) self, Tensor other, *, str? rounding_mode) -> Tensor(a!)`
+   */
   div_(other: Scalar | Tensor, options: { rounding_mode: string | null }): Tensor;
   /** `aten::dot(Tensor self, Tensor tensor) -> Tensor` */
   dot(tensor: Tensor): Tensor;
@@ -503,7 +564,17 @@ export interface TensorMethods {
    * - `aten::max.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)`
    */
   max(): Tensor;
+  /**
+   * - `aten::max(Tensor self) -> Tensor`
+   * - `aten::max.other(Tensor self, Tensor other) -> Tensor`
+   * - `aten::max.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)`
+   */
   max(dim: Int, options?: { keepdim?: boolean }): [Tensor, Tensor];
+  /**
+   * - `aten::max(Tensor self) -> Tensor`
+   * - `aten::max.other(Tensor self, Tensor other) -> Tensor`
+   * - `aten::max.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)`
+   */
   max(other: Tensor): Tensor;
   /** `aten::maximum(Tensor self, Tensor other) -> Tensor` */
   maximum(other: Tensor): Tensor;
@@ -512,12 +583,20 @@ export interface TensorMethods {
    * - `aten::mean.dim(Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor`
    */
   mean(options?: { dtype?: DType | null }): Tensor;
+  /**
+   * - `aten::mean(Tensor self, *, ScalarType? dtype=None) -> Tensor`
+   * - `aten::mean.dim(Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor`
+   */
   mean(dim: Int | readonly Int[] | null, options?: { keepdim?: boolean; dtype?: DType | null }): Tensor;
   /**
    * - `aten::median(Tensor self) -> Tensor`
    * - `aten::median.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)`
    */
   median(): Tensor;
+  /**
+   * - `aten::median(Tensor self) -> Tensor`
+   * - `aten::median.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)`
+   */
   median(dim: Int, options?: { keepdim?: boolean }): [Tensor, Tensor];
   /**
    * - `aten::min(Tensor self) -> Tensor`
@@ -525,7 +604,17 @@ export interface TensorMethods {
    * - `aten::min.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)`
    */
   min(): Tensor;
+  /**
+   * - `aten::min(Tensor self) -> Tensor`
+   * - `aten::min.other(Tensor self, Tensor other) -> Tensor`
+   * - `aten::min.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)`
+   */
   min(dim: Int, options?: { keepdim?: boolean }): [Tensor, Tensor];
+  /**
+   * - `aten::min(Tensor self) -> Tensor`
+   * - `aten::min.other(Tensor self, Tensor other) -> Tensor`
+   * - `aten::min.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)`
+   */
   min(other: Tensor): Tensor;
   /** `aten::minimum(Tensor self, Tensor other) -> Tensor` */
   minimum(other: Tensor): Tensor;
@@ -534,6 +623,10 @@ export interface TensorMethods {
    * - `aten::mm.dtype(Tensor self, Tensor mat2, ScalarType out_dtype) -> Tensor`
    */
   mm(mat2: Tensor): Tensor;
+  /**
+   * - `aten::mm(Tensor self, Tensor mat2) -> Tensor`
+   * - `aten::mm.dtype(Tensor self, Tensor mat2, ScalarType out_dtype) -> Tensor`
+   */
   mm(mat2: Tensor, out_dtype: DType): Tensor;
   /** `aten::mode(Tensor self, int dim=-1, bool keepdim=False) -> (Tensor values, Tensor indices)` */
   mode(options?: { dim?: Int; keepdim?: boolean }): [Tensor, Tensor];
@@ -542,6 +635,10 @@ export interface TensorMethods {
    * - `aten::movedim.intlist(Tensor(a) self, int[] source, int[] destination) -> Tensor(a)`
    */
   movedim(source: Int, destination: Int): Tensor;
+  /**
+   * - `aten::movedim.int(Tensor(a) self, int source, int destination) -> Tensor(a)`
+   * - `aten::movedim.intlist(Tensor(a) self, int[] source, int[] destination) -> Tensor(a)`
+   */
   movedim(source: readonly Int[], destination: readonly Int[]): Tensor;
   /** `aten::msort(Tensor self) -> Tensor` */
   msort(): Tensor;
@@ -575,6 +672,10 @@ export interface TensorMethods {
    * - `aten::nanmedian.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)`
    */
   nanmedian(): Tensor;
+  /**
+   * - `aten::nanmedian(Tensor self) -> Tensor`
+   * - `aten::nanmedian.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)`
+   */
   nanmedian(dim: Int, options?: { keepdim?: boolean }): [Tensor, Tensor];
   /**
    * - `aten::nanquantile.scalar(Tensor self, float q, int? dim=None, bool keepdim=False, *, str interpolation="linear") -> Tensor`
@@ -616,8 +717,26 @@ export interface TensorMethods {
    * - `aten::norm.ScalarOpt_dtype(Tensor self, Scalar? p, *, ScalarType dtype) -> Tensor`
    */
   norm(options?: { p?: Scalar }): Tensor;
+  /**
+   * - `aten::norm.Scalar(Tensor self, Scalar p=2) -> Tensor`
+   * - `aten::norm.ScalarOpt_dim(Tensor self, Scalar? p, int[1] dim, bool keepdim=False) -> Tensor`
+   * - `aten::norm.ScalarOpt_dim_dtype(Tensor self, Scalar? p, int[1] dim, bool keepdim, *, ScalarType dtype) -> Tensor`
+   * - `aten::norm.ScalarOpt_dtype(Tensor self, Scalar? p, *, ScalarType dtype) -> Tensor`
+   */
   norm(p: Scalar | null, dim: Int | readonly Int[], options?: { keepdim?: boolean }): Tensor;
+  /**
+   * - `aten::norm.Scalar(Tensor self, Scalar p=2) -> Tensor`
+   * - `aten::norm.ScalarOpt_dim(Tensor self, Scalar? p, int[1] dim, bool keepdim=False) -> Tensor`
+   * - `aten::norm.ScalarOpt_dim_dtype(Tensor self, Scalar? p, int[1] dim, bool keepdim, *, ScalarType dtype) -> Tensor`
+   * - `aten::norm.ScalarOpt_dtype(Tensor self, Scalar? p, *, ScalarType dtype) -> Tensor`
+   */
   norm(p: Scalar | null, dim: Int | readonly Int[], keepdim: boolean, options: { dtype: DType }): Tensor;
+  /**
+   * - `aten::norm.Scalar(Tensor self, Scalar p=2) -> Tensor`
+   * - `aten::norm.ScalarOpt_dim(Tensor self, Scalar? p, int[1] dim, bool keepdim=False) -> Tensor`
+   * - `aten::norm.ScalarOpt_dim_dtype(Tensor self, Scalar? p, int[1] dim, bool keepdim, *, ScalarType dtype) -> Tensor`
+   * - `aten::norm.ScalarOpt_dtype(Tensor self, Scalar? p, *, ScalarType dtype) -> Tensor`
+   */
   norm(p: Scalar | null, options: { dtype: DType }): Tensor;
   /** `aten::normal_(Tensor(a!) self, float mean=0., float std=1., *, Generator? generator=None) -> Tensor(a!)` */
   normal_(options?: { mean?: number; std?: number; generator?: Generator | null }): Tensor;
@@ -650,6 +769,10 @@ export interface TensorMethods {
    * - `aten::prod.dim_int(Tensor self, int dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor`
    */
   prod(options?: { dtype?: DType | null }): Tensor;
+  /**
+   * - `aten::prod(Tensor self, *, ScalarType? dtype=None) -> Tensor`
+   * - `aten::prod.dim_int(Tensor self, int dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor`
+   */
   prod(dim: Int, options?: { keepdim?: boolean; dtype?: DType | null }): Tensor;
   /**
    * - `aten::quantile.scalar(Tensor self, float q, int? dim=None, bool keepdim=False, *, str interpolation="linear") -> Tensor`
@@ -664,7 +787,17 @@ export interface TensorMethods {
    * - `aten::random_.to(Tensor(a!) self, int to, *, Generator? generator=None) -> Tensor(a!)`
    */
   random_(options?: { generator?: Generator | null }): Tensor;
+  /**
+   * - `aten::random_(Tensor(a!) self, *, Generator? generator=None) -> Tensor(a!)`
+   * - `aten::random_.from(Tensor(a!) self, int from, int? to, *, Generator? generator=None) -> Tensor(a!)`
+   * - `aten::random_.to(Tensor(a!) self, int to, *, Generator? generator=None) -> Tensor(a!)`
+   */
   random_(from: Int, to: Int | null, options?: { generator?: Generator | null }): Tensor;
+  /**
+   * - `aten::random_(Tensor(a!) self, *, Generator? generator=None) -> Tensor(a!)`
+   * - `aten::random_.from(Tensor(a!) self, int from, int? to, *, Generator? generator=None) -> Tensor(a!)`
+   * - `aten::random_.to(Tensor(a!) self, int to, *, Generator? generator=None) -> Tensor(a!)`
+   */
   random_(to: Int, options?: { generator?: Generator | null }): Tensor;
   /** `aten::ravel(Tensor(a) self) -> Tensor(a)` */
   ravel(): Tensor;
@@ -699,6 +832,11 @@ export interface TensorMethods {
    * - `aten::repeat_interleave.self_Tensor(Tensor self, Tensor repeats, int? dim=None, *, SymInt? output_size=None) -> Tensor`
    */
   repeat_interleave(options?: { output_size?: Int | null }): Tensor;
+  /**
+   * - `aten::repeat_interleave.Tensor(Tensor repeats, *, SymInt? output_size=None) -> Tensor`
+   * - `aten::repeat_interleave.self_int(Tensor self, SymInt repeats, int? dim=None, *, SymInt? output_size=None) -> Tensor`
+   * - `aten::repeat_interleave.self_Tensor(Tensor self, Tensor repeats, int? dim=None, *, SymInt? output_size=None) -> Tensor`
+   */
   repeat_interleave(repeats: Tensor | Int, options?: { dim?: Int | null; output_size?: Int | null }): Tensor;
   /** `aten::reshape(Tensor(a) self, SymInt[] shape) -> Tensor(a)` */
   reshape(shape: readonly Int[]): Tensor;
@@ -717,12 +855,20 @@ export interface TensorMethods {
    * - `aten::round.decimals(Tensor self, *, int decimals) -> Tensor`
    */
   round(): Tensor;
+  /**
+   * - `aten::round(Tensor self) -> Tensor`
+   * - `aten::round.decimals(Tensor self, *, int decimals) -> Tensor`
+   */
   round(options: { decimals: Int }): Tensor;
   /**
    * - `aten::round_(Tensor(a!) self) -> Tensor(a!)`
    * - `aten::round_.decimals(Tensor(a!) self, *, int decimals) -> Tensor(a!)`
    */
   round_(): Tensor;
+  /**
+   * - `aten::round_(Tensor(a!) self) -> Tensor(a!)`
+   * - `aten::round_.decimals(Tensor(a!) self, *, int decimals) -> Tensor(a!)`
+   */
   round_(options: { decimals: Int }): Tensor;
   /** `aten::rsqrt(Tensor self) -> Tensor` */
   rsqrt(): Tensor;
@@ -735,6 +881,12 @@ export interface TensorMethods {
    * - `aten::scatter.reduce(Tensor self, int dim, Tensor index, Tensor src, *, str reduce) -> Tensor`
    */
   scatter(dim: Int, index: Tensor, src: Tensor | Scalar, options: { reduce: string }): Tensor;
+  /**
+   * - `aten::scatter.value(Tensor self, int dim, Tensor index, Scalar value) -> Tensor`
+   * - `aten::scatter.src(Tensor self, int dim, Tensor index, Tensor src) -> Tensor`
+   * - `aten::scatter.value_reduce(Tensor self, int dim, Tensor index, Scalar value, *, str reduce) -> Tensor`
+   * - `aten::scatter.reduce(Tensor self, int dim, Tensor index, Tensor src, *, str reduce) -> Tensor`
+   */
   scatter(dim: Int, index: Tensor, src: Tensor | Scalar): Tensor;
   /**
    * - `aten::scatter_.value(Tensor(a!) self, int dim, Tensor index, Scalar value) -> Tensor(a!)`
@@ -743,6 +895,12 @@ export interface TensorMethods {
    * - `aten::scatter_.reduce(Tensor(a!) self, int dim, Tensor index, Tensor src, *, str reduce) -> Tensor(a!)`
    */
   scatter_(dim: Int, index: Tensor, src: Tensor | Scalar, options: { reduce: string }): Tensor;
+  /**
+   * - `aten::scatter_.value(Tensor(a!) self, int dim, Tensor index, Scalar value) -> Tensor(a!)`
+   * - `aten::scatter_.src(Tensor(a!) self, int dim, Tensor index, Tensor src) -> Tensor(a!)`
+   * - `aten::scatter_.value_reduce(Tensor(a!) self, int dim, Tensor index, Scalar value, *, str reduce) -> Tensor(a!)`
+   * - `aten::scatter_.reduce(Tensor(a!) self, int dim, Tensor index, Tensor src, *, str reduce) -> Tensor(a!)`
+   */
   scatter_(dim: Int, index: Tensor, src: Tensor | Scalar): Tensor;
   /** `aten::scatter_add(Tensor self, int dim, Tensor index, Tensor src) -> Tensor` */
   scatter_add(dim: Int, index: Tensor, src: Tensor): Tensor;
@@ -783,6 +941,10 @@ export interface TensorMethods {
    * - `aten::sort.stable(Tensor self, *, bool? stable, int dim=-1, bool descending=False) -> (Tensor values, Tensor indices)`
    */
   sort(options?: { dim?: Int; descending?: boolean }): [Tensor, Tensor];
+  /**
+   * - `aten::sort(Tensor self, int dim=-1, bool descending=False) -> (Tensor values, Tensor indices)`
+   * - `aten::sort.stable(Tensor self, *, bool? stable, int dim=-1, bool descending=False) -> (Tensor values, Tensor indices)`
+   */
   sort(options: { stable: boolean | null; dim?: Int; descending?: boolean }): [Tensor, Tensor];
   /**
    * - `aten::split.Tensor(Tensor(a -> *) self, SymInt split_size, int dim=0) -> Tensor(a)[]`
@@ -805,6 +967,11 @@ export interface TensorMethods {
    * - `aten::squeeze.dims(Tensor(a) self, int[] dim) -> Tensor(a)`
    */
   squeeze(): Tensor;
+  /**
+   * - `aten::squeeze(Tensor(a) self) -> Tensor(a)`
+   * - `aten::squeeze.dim(Tensor(a) self, int dim) -> Tensor(a)`
+   * - `aten::squeeze.dims(Tensor(a) self, int[] dim) -> Tensor(a)`
+   */
   squeeze(dim: Int | readonly Int[]): Tensor;
   /**
    * - `aten::squeeze_(Tensor(a!) self) -> Tensor(a!)`
@@ -812,6 +979,11 @@ export interface TensorMethods {
    * - `aten::squeeze_.dims(Tensor(a!) self, int[] dim) -> Tensor(a!)`
    */
   squeeze_(): Tensor;
+  /**
+   * - `aten::squeeze_(Tensor(a!) self) -> Tensor(a!)`
+   * - `aten::squeeze_.dim(Tensor(a!) self, int dim) -> Tensor(a!)`
+   * - `aten::squeeze_.dims(Tensor(a!) self, int[] dim) -> Tensor(a!)`
+   */
   squeeze_(dim: Int | readonly Int[]): Tensor;
   /**
    * - `aten::std(Tensor self, bool unbiased=True) -> Tensor`
@@ -819,6 +991,11 @@ export interface TensorMethods {
    * - `aten::std.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> Tensor`
    */
   std(options?: { unbiased?: boolean } | { dim?: Int | readonly Int[] | null; correction?: Scalar | null; keepdim?: boolean }): Tensor;
+  /**
+   * - `aten::std(Tensor self, bool unbiased=True) -> Tensor`
+   * - `aten::std.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> Tensor`
+   * - `aten::std.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> Tensor`
+   */
   std(dim: Int | readonly Int[] | null, options?: { unbiased?: boolean; keepdim?: boolean }): Tensor;
   /**
    * - `aten::sub.Scalar(Tensor self, Scalar other, Scalar alpha=1) -> Tensor`
@@ -840,6 +1017,10 @@ export interface TensorMethods {
    * - `aten::sum.dim_IntList(Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor`
    */
   sum(options?: { dtype?: DType | null }): Tensor;
+  /**
+   * - `aten::sum(Tensor self, *, ScalarType? dtype=None) -> Tensor`
+   * - `aten::sum.dim_IntList(Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor`
+   */
   sum(dim: Int | readonly Int[] | null, options?: { keepdim?: boolean; dtype?: DType | null }): Tensor;
   /** `aten::sum_to_size(Tensor self, SymInt[] size) -> Tensor` */
   sum_to_size(size: readonly Int[]): Tensor;
@@ -874,7 +1055,19 @@ export interface TensorMethods {
    * - `aten::to.dtype_layout(Tensor(a) self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, bool non_blocking=False, bool copy=False, MemoryFormat? memory_format=None) -> Tensor(a)`
    */
   to(device: string, dtype: DType, options?: { non_blocking?: boolean; copy?: boolean; memory_format?: MemoryFormat | null }): Tensor;
+  /**
+   * - `aten::to.device(Tensor(a) self, Device device, ScalarType dtype, bool non_blocking=False, bool copy=False, MemoryFormat? memory_format=None) -> Tensor(a)`
+   * - `aten::to.dtype(Tensor(a) self, ScalarType dtype, bool non_blocking=False, bool copy=False, MemoryFormat? memory_format=None) -> Tensor(a)`
+   * - `aten::to.other(Tensor(a) self, Tensor other, bool non_blocking=False, bool copy=False, MemoryFormat? memory_format=None) -> Tensor(a)`
+   * - `aten::to.dtype_layout(Tensor(a) self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, bool non_blocking=False, bool copy=False, MemoryFormat? memory_format=None) -> Tensor(a)`
+   */
   to(dtype: DType | Tensor, options?: { non_blocking?: boolean; copy?: boolean; memory_format?: MemoryFormat | null }): Tensor;
+  /**
+   * - `aten::to.device(Tensor(a) self, Device device, ScalarType dtype, bool non_blocking=False, bool copy=False, MemoryFormat? memory_format=None) -> Tensor(a)`
+   * - `aten::to.dtype(Tensor(a) self, ScalarType dtype, bool non_blocking=False, bool copy=False, MemoryFormat? memory_format=None) -> Tensor(a)`
+   * - `aten::to.other(Tensor(a) self, Tensor other, bool non_blocking=False, bool copy=False, MemoryFormat? memory_format=None) -> Tensor(a)`
+   * - `aten::to.dtype_layout(Tensor(a) self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, bool non_blocking=False, bool copy=False, MemoryFormat? memory_format=None) -> Tensor(a)`
+   */
   to(options?: { dtype?: DType | null; layout?: Layout | null; device?: string | null; pin_memory?: boolean | null; non_blocking?: boolean; copy?: boolean; memory_format?: MemoryFormat | null }): Tensor;
   /** `aten::to_dense(Tensor self, ScalarType? dtype=None, *, bool? masked_grad=None) -> Tensor` */
   to_dense(options?: { dtype?: DType | null; masked_grad?: boolean | null }): Tensor;
@@ -883,6 +1076,10 @@ export interface TensorMethods {
    * - `aten::to_sparse(Tensor self, *, Layout? layout=None, int[2]? blocksize=None, int? dense_dim=None) -> Tensor`
    */
   to_sparse(options?: { layout?: Layout | null; blocksize?: Int | readonly Int[] | null; dense_dim?: Int | null }): Tensor;
+  /**
+   * - `aten::to_sparse.sparse_dim(Tensor self, int sparse_dim) -> Tensor`
+   * - `aten::to_sparse(Tensor self, *, Layout? layout=None, int[2]? blocksize=None, int? dense_dim=None) -> Tensor`
+   */
   to_sparse(sparse_dim: Int): Tensor;
   /** `aten::topk(Tensor self, SymInt k, int dim=-1, bool largest=True, bool sorted=True) -> (Tensor values, Tensor indices)` */
   topk(k: Int, options?: { dim?: Int; largest?: boolean; sorted?: boolean }): [Tensor, Tensor];
@@ -927,6 +1124,11 @@ export interface TensorMethods {
    * - `aten::var.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> Tensor`
    */
   var(options?: { unbiased?: boolean } | { dim?: Int | readonly Int[] | null; correction?: Scalar | null; keepdim?: boolean }): Tensor;
+  /**
+   * - `aten::var(Tensor self, bool unbiased=True) -> Tensor`
+   * - `aten::var.dim(Tensor self, int[1]? dim, bool unbiased=True, bool keepdim=False) -> Tensor`
+   * - `aten::var.correction(Tensor self, int[1]? dim=None, *, Scalar? correction=None, bool keepdim=False) -> Tensor`
+   */
   var(dim: Int | readonly Int[] | null, options?: { unbiased?: boolean; keepdim?: boolean }): Tensor;
   /** `aten::vdot(Tensor self, Tensor other) -> Tensor` */
   vdot(other: Tensor): Tensor;
@@ -945,6 +1147,13 @@ export interface TensorMethods {
    * - `aten::where.self(Tensor condition, Tensor self, Tensor other) -> Tensor`
    */
   where(): Tensor[];
+  /**
+   * - `aten::where(Tensor condition) -> Tensor[]`
+   * - `aten::where.Scalar(Tensor condition, Scalar self, Scalar other) -> Tensor`
+   * - `aten::where.ScalarOther(Tensor condition, Tensor self, Scalar other) -> Tensor`
+   * - `aten::where.ScalarSelf(Tensor condition, Scalar self, Tensor other) -> Tensor`
+   * - `aten::where.self(Tensor condition, Tensor self, Tensor other) -> Tensor`
+   */
   where(self: Scalar | Tensor, other: Scalar | Tensor): Tensor;
   /**
    * - `aten::xlogy.Scalar_Other(Tensor self, Scalar other) -> Tensor`

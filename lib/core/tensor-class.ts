@@ -121,6 +121,7 @@ export class Tensor {
     return native().flag(this.#handle, 'requiresGrad');
   }
 
+  /** Only a leaf can stop recording: of a computed tensor use `detach()`. Throws BAD_ARGUMENT. */
   set requiresGrad(value: boolean) {
     if (typeof value !== 'boolean') {
       throw new ShardloopError('BAD_ARGUMENT', `requiresGrad: expected true or false, received ${describe(value)}`);
@@ -134,6 +135,7 @@ export class Tensor {
     return grad === null ? null : new Tensor(grad);
   }
 
+  /** Expects the tensor's shape, dtype and device; null drops the gradient. Throws BAD_ARGUMENT. */
   set grad(value: Tensor | null) {
     native().setGrad(this.#handle, value === null ? null : handleOf(value));
   }

@@ -173,7 +173,8 @@ export interface TensorMethods {
       .filter(({ positional }) => positional[0]?.type.base === 'Tensor' && positional[0].type.suffixes.length === 0)
       .sort((a, b) => (a.schema.qualified < b.schema.qualified ? -1 : 1));
     const heads = signatures(own.map((overload) => ({ ...overload, positional: overload.positional.slice(1) })));
-    parts.push(docs(operation, '  '), ...heads.map((head) => `  ${operation.name}${signatureText(head)};\n`));
+    // An editor shows each signature with its own comment, so each one carries it.
+    for (const head of heads) parts.push(docs(operation, '  '), `  ${operation.name}${signatureText(head)};\n`);
   }
   parts.push('}\n');
   return parts.join('');
