@@ -1,3 +1,5 @@
+// The key of a build, the arguments of CMake, the place of a built addon, and when the CUDA part is built: on stand-ins,
+// without compiling. Builds themselves are in setup.test.ts.
 import { chmodSync, cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { beforeEach, describe, expect, it } from 'vitest';

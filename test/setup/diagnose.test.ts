@@ -1,3 +1,4 @@
+// The doctor, on this machine as it is and on one that has nothing.
 import { spawnSync } from 'node:child_process';
 import { cpSync, rmSync } from 'node:fs';
 import { join } from 'node:path';

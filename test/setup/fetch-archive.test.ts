@@ -1,3 +1,4 @@
+// The archive as a source of libtorch: a server on loopback and files, never the official one.
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';

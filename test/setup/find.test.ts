@@ -1,3 +1,5 @@
+// The order in which a libtorch is looked for, and what is taken of pip's wheels: with a Python and wheels that are
+// stand-ins (fakes.ts). The real download is what `npm run setup` does on a bare machine.
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';

@@ -1,3 +1,4 @@
+// Where the addon is looked for at run time, and the page of help.
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';

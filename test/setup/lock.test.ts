@@ -1,3 +1,4 @@
+// The lock between set-ups, across processes and after deaths.
 import { spawn } from 'node:child_process';
 import { existsSync, readFileSync, utimesSync, writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';

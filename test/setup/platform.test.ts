@@ -1,3 +1,4 @@
+// Platforms, versions and paths: the small tables of set-up.
 import { describe, expect, it } from 'vitest';
 import { cacheRoot, isWritable, pointerFile } from '../../lib/setup/paths.js';
 import { libraryName, platform } from '../../lib/setup/platform.js';

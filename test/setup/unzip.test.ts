@@ -1,3 +1,4 @@
+// The zip reader against zips of Python's making, damaged ones, and noise.
 import { existsSync, lstatSync, readFileSync, readlinkSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fc, it as property } from '@fast-check/vitest';
