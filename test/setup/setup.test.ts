@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { readRecord } from '../../lib/setup/locate.js';
 import { addonInPackage, packageRoot, recordBeside } from '../../lib/setup/paths.js';
+import { probe } from '../../lib/setup/probe.js';
 import { silentReport } from '../../lib/setup/report.js';
 import { setup } from '../../lib/setup/setup.js';
 import { temporary } from './fakes.js';
@@ -26,6 +27,37 @@ function clone(): string {
   symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'));
   return folder;
 }
+
+/** An addon of a few lines that answers as many schemas as it is told: what the check of set-up asks for. */
+function tinyAddon(ops: string): string {
+  return `#include <node_api.h>
+static napi_value nothing(napi_env, napi_callback_info) { return nullptr; }
+static napi_value schemas(napi_env env, napi_callback_info) {
+  napi_value list;
+  napi_create_array_with_length(env, ${ops}, &list);
+  return list;
+}
+NAPI_MODULE_INIT() {
+  napi_value f;
+  napi_create_function(env, "init", NAPI_AUTO_LENGTH, nothing, nullptr, &f);
+  napi_set_named_property(env, exports, "init", f);
+  napi_create_function(env, "schemas", NAPI_AUTO_LENGTH, schemas, nullptr, &f);
+  napi_set_named_property(env, exports, "schemas", f);
+  return exports;
+}
+`;
+}
+
+/** A clone whose native sources compile in a second. The stamp keeps its key apart from that of every other run. */
+function tinyClone(ops: string): string {
+  const folder = clone();
+  rmSync(join(folder, 'native'), { recursive: true });
+  mkdirSync(join(folder, 'native'));
+  writeFileSync(join(folder, 'native', 'tiny.cc'), tinyAddon(ops));
+  writeFileSync(join(folder, 'native', 'stamp.h'), `// ${stamp}\n`);
+  return folder;
+}
+const stamp = `${process.pid} ${Date.now()}`;
 
 describe('setup', () => {
   it('takes the addon from the cache in a second clone, and keeps it when run again', async () => {
@@ -64,6 +96,34 @@ describe('setup', () => {
         }),
     );
     for (const ops of await Promise.all(runs)) expect(Number(ops)).toBeGreaterThan(3000);
+  });
+
+  it('builds what is new, takes it from the cache in another clone, and builds again when forced', async () => {
+    const folder = tinyClone('1');
+    const built = await setup({ root: folder, report: silentReport });
+    expect(built).toMatchObject({ did: 'built', ops: 1 });
+    expect(await setup({ root: folder, report: silentReport })).toMatchObject({ did: 'kept' });
+    expect(await setup({ root: tinyClone('1'), report: silentReport })).toMatchObject({ did: 'cached', ops: 1 });
+    expect(await setup({ root: folder, force: true, report: silentReport })).toMatchObject({ did: 'built' });
+    writeFileSync(join(folder, 'native', 'tiny.cc'), tinyAddon('2'));
+    expect(await setup({ root: folder, report: silentReport })).toMatchObject({ did: 'built', ops: 2 });
+    expect(existsSync(join(folder, 'build', 'native', 'CMakeCache.txt'))).toBe(true); // The next build is incremental.
+  });
+
+  it('does not put an addon that fails to load in the place of one that loads', async () => {
+    const folder = tinyClone('1');
+    const { addon, ops } = await setup({ root: folder, report: silentReport });
+    writeFileSync(join(folder, 'native', 'tiny.cc'), 'int not_an_addon() { return 1; }\n');
+    await expect(setup({ root: folder, report: silentReport })).rejects.toThrow(/did not self-register/);
+    expect(await probe(addon)).toMatchObject({ ops });
+  });
+
+  it('insists on the CUDA part when it is asked for', async () => {
+    const folder = tinyClone('1');
+    const options = { root: folder, cuda: true, fetch: false, report: silentReport };
+    await expect(setup(options)).rejects.toThrow(
+      /the CUDA part cannot be built: this version of shardloop has no CUDA sources|CUDA is wanted/,
+    );
   });
 
   it('says what is missing when there is no compiler', async () => {
