@@ -6,6 +6,7 @@
 #include <torch/version.h>
 
 #include "refused_ops.h"
+#include "rollback.h"
 
 namespace shardloop {
 namespace {
@@ -19,6 +20,7 @@ std::unique_ptr<CompiledOp> compile_op(const c10::OperatorHandle& handle, const 
   const auto refuse = [&](const std::string& type) {
     if (!type.empty()) throw Error("OP_REFUSED", name + " is refused: its schema uses " + type + ", which cannot be passed from JavaScript.");
   };
+  if (schema.is_vararg() || schema.is_varret()) refuse("any number of arguments or results");
   for (const c10::Argument& argument : schema.arguments()) {
     CompiledArgument compiled;
     compiled.name = argument.name();
@@ -43,6 +45,7 @@ std::unique_ptr<CompiledOp> compile_op(const c10::OperatorHandle& handle, const 
     op->returns.push_back(std::move(compiled));
   }
   op->guards = guards_of(schema);
+  op->may_resize = may_resize(schema);
   return op;
 }
 
@@ -87,7 +90,11 @@ napi_value call_op(napi_env env, Environment& environment, const CompiledOp& op,
   }
 
   for (Guard guard : op.guards) guard(op.handle.schema(), stack);
-  op.handle.callBoxed(stack);
+  if (op.may_resize) {
+    call_with_rollback(op.handle, stack);
+  } else {
+    op.handle.callBoxed(stack);
+  }
 
   const auto result = [&](size_t i) -> napi_value {
     const CompiledReturn& compiled = op.returns[i];

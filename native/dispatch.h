@@ -29,6 +29,7 @@ struct CompiledOp {
   std::vector<CompiledArgument> arguments;
   std::vector<CompiledReturn> returns;
   std::vector<Guard> guards;
+  bool may_resize = false;
 };
 
 // The exported functions; see lib/core/binding.ts for their types.

@@ -155,11 +155,22 @@ void batch_norm(const Schema& schema, const Stack& stack) {
   }
 }
 
-// A recurrent network without layers, or with a negative number of them.
+// A recurrent network walks its weights by the number of layers and directions.
 void recurrent(const Schema& schema, const Stack& stack) {
   const c10::IValue& layers = named(schema, stack, "num_layers");
-  if (layers.isInt() && (layers.toInt() < 1 || layers.toInt() > 4096))
+  const c10::IValue& params = named(schema, stack, "params");
+  if (!layers.isInt() || !params.isList()) return;  // a single cell
+  if (layers.toInt() < 1 || layers.toInt() > 4096) {
     fail(schema, "expected 1 to 4096 layers, received " + std::to_string(layers.toInt()) + ".");
+  }
+  const bool biases = named(schema, stack, "has_biases").toBool();
+  const int64_t cells = layers.toInt() * (named(schema, stack, "bidirectional").toBool() ? 2 : 1);
+  const int64_t each = biases ? 4 : 2, projected = schema.name() == "aten::lstm" ? each + 1 : each;
+  const auto count = static_cast<int64_t>(params.toListRef().size());
+  if (count != cells * each && count != cells * projected) {
+    fail(schema, "expected " + std::to_string(cells * each) + " tensors in 'params' (" + std::to_string(each) +
+                     " for each layer and direction), received " + std::to_string(count) + ".");
+  }
 }
 
 // The antialiasing kernels size their windows by the scale, and their memory by the sizes: the two must agree.

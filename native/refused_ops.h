@@ -17,12 +17,17 @@ inline constexpr const char* kBackward =
 inline constexpr const char* kInternal =
     "it is an internal kernel of libtorch, which reads or writes out of bounds on arguments that do not fit together; "
     "call the public operator above it";
+inline constexpr const char* kUnchecked =
+    "it makes views without looking whether they lie in their storage; use as_strided";
 inline constexpr const char* kPacked =
     "libtorch trusts its packed weights and quantization arguments and dies on others";
 inline constexpr const char* kDivides =
     "libtorch divides by zero when the step is not a whole number and the output is integral; use arange";
 
 inline constexpr std::array kRefusedOps{
+    RefusedOp{"aten::_reshape_alias", kUnchecked},
+    RefusedOp{"inductor::_alloc_from_pool", kUnchecked},
+    RefusedOp{"inductor::_reinterpret_tensor", kUnchecked},
     RefusedOp{"aten::_adaptive_avg_pool2d_backward", kBackward},
     RefusedOp{"aten::_batch_norm_impl_index_backward", kBackward},
     RefusedOp{"aten::_cdist_backward", kBackward},

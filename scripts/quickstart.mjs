@@ -31,29 +31,24 @@ async function main() {
   await shardloop('pretrain', {
     ...{ data: 'examples/data/corpus.txt', out: join(out, 'base'), nproc: 2 },
     ...{ layers: 4, width: 160, heads: 5, seqLen: 160 },
-    ...{ epochs: 8, microBatch: 4, lr: 2e-3, warmupSteps: 100, evalSplit: 0.03, evalSteps: 400, logSteps: 100 },
+    ...{ epochs: 8, microBatch: 2, lr: 2e-3, warmupSteps: 100, evalSplit: 0.03, evalSteps: 500, logSteps: 200 },
   });
 
   say('\n2/3  tune it with LoRA on examples/data/dialogues.json (two ranks over Gloo)');
   await shardloop('finetune', {
     ...{ model: base, data: 'examples/data/dialogues.json', out, nproc: 2 },
     ...{ method: 'lora', loraRank: 16, loraAlpha: 32, targetModules: 'all-linear' },
-    ...{ epochs: 10, microBatch: 8, lr: 6e-3, evalSplit: 0.05, evalSteps: 50, logSteps: 20 },
+    ...{ epochs: 12, microBatch: 8, lr: 6e-3, evalSplit: 0.05, evalSteps: 50, logSteps: 20 },
   });
 
   say('\n3/3  answers before and after');
   const { default: Table } = await import('cli-table3');
-  const table = new Table({
-    head: ['prompt', 'before', 'after'],
-    style: { head: [], border: [] },
-    wordWrap: true,
-    wrapOnWordBoundary: false,
-    colWidths: [22, 44, 44],
-  });
+  const table = new Table({ head: ['prompt', 'before', 'after'], style: { head: [], border: [] } });
   const template = join(out, 'adapter', 'chat_template.jinja');
   for (const prompt of prompts) {
     const options = { model: base, template, prompt, maxNewTokens: 96, temperature: 0 };
-    table.push([prompt, await generate(options), await generate({ ...options, adapter: join(out, 'adapter') })]);
+    const [before, after] = [await generate(options), await generate({ ...options, adapter: join(out, 'adapter') })];
+    table.push([wrap(prompt, 20), wrap(before, 42), wrap(after, 42)]);
   }
   process.stdout.write(`${table}\n`);
   say(
@@ -92,6 +87,23 @@ function run(args, capture = false) {
       process.exit(code ?? (signal === 'SIGTERM' ? 143 : 130));
     });
   });
+}
+
+/** Lines of at most `width` columns, broken at spaces where there are any; Chinese characters are two columns wide. */
+function wrap(text, width) {
+  const lines = [];
+  let line = '';
+  let columns = 0;
+  for (const word of text.match(/[\u2e80-\uffff]|[^\s\u2e80-\uffff]+\s*|\s+/gu) ?? []) {
+    const own = /[\u2e80-\uffef]/u.test(word) ? 2 : word.trimEnd().length;
+    if (columns + own > width) {
+      lines.push(line.trimEnd());
+      [line, columns] = ['', 0];
+    }
+    line += word;
+    columns += /[\u2e80-\uffef]/u.test(word) ? 2 : word.length;
+  }
+  return [...lines, line].join('\n');
 }
 
 function say(text) {

@@ -1,6 +1,6 @@
 // Random arguments for a schema: mostly of the right type and of small, matching shapes, so that calls reach the
 // kernels; sometimes extreme, sometimes of no sense at all. Which ops are called stands in bridge.ts.
-import { type DType, Tensor, tensor } from '../../lib/core/index.js';
+import { call, type DType, scope, Tensor, tensor } from '../../lib/core/index.js';
 import type { SchemaType } from '../../lib/core/schema.js';
 import type { Random } from './random.js';
 
@@ -26,7 +26,7 @@ const DEVICES = ['cpu', 'cpu', 'cpu', 'meta', 'cuda', 'cuda:7', 'cpu:3', 'xla', 
 const LAYOUTS = ['strided', 'strided', 'sparse_coo', 'sparse_csr', 'sparse_bsc', 'no layout'];
 const FORMATS = ['contiguous_format', 'preserve_format', 'channels_last', 'channels_last_3d', 'no format'];
 const INTS = [-1, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 4, 5, -2, -3, 7];
-const EXTREME = [-(2 ** 34), 2 ** 34, 2 ** 40, 2 ** 53 - 1, -(2 ** 53) + 1, 2n ** 63n - 1n, -(2n ** 63n), 1e4];
+const EXTREME = [-(2 ** 36), 2 ** 36, 2 ** 40, 2 ** 53 - 1, -(2 ** 53) + 1, 2n ** 63n - 1n, -(2n ** 63n), 1e4];
 const FLOATS = [0, 0.5, 1, 1.5, -1, 2, 1e-5, -0.25, Number.NaN, Number.POSITIVE_INFINITY, -0, 1e300];
 const THROWS = {
   get length(): number {
@@ -85,7 +85,7 @@ export function randomTensor(random: Random): Tensor {
     if (random.chance(0.01)) return integral ? 127 : random.pick(FLOATS);
     return integral ? random.below(4) : random.next() * 4 - 1;
   });
-  const made = tensor(values, { shape }).to_dtype(dtype);
+  const made = scope(() => call('aten::to.dtype', tensor(values, { shape }), dtype) as Tensor);
   if (!integral && random.chance(0.3)) made.requiresGrad = true;
   return made;
 }

@@ -1,6 +1,6 @@
 // The process that the fuzzer runs in: `node --import tsx child.ts SEED CALLS LOG [ONLY]`. Writes each call into LOG before
-// it is made, so that whoever started it can name the call on which the process died; prints the outcome as JSON.
-import { openSync, writeSync } from 'node:fs';
+// it is made, so that whoever started it can name the call on which the process died; writes the outcome as JSON to LOG.json.
+import { openSync, writeFileSync, writeSync } from 'node:fs';
 import { setNumThreads } from '../../lib/core/index.js';
 import { fuzz } from './bridge.js';
 
@@ -18,4 +18,4 @@ const outcome = fuzz({
     writeSync(file, line, 0, 2048, 0);
   },
 });
-process.stdout.write(JSON.stringify(outcome));
+writeFileSync(`${log}.json`, JSON.stringify(outcome)); // ops that print write to stdout

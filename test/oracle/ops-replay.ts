@@ -1,6 +1,6 @@
 // Replays a case of ops.py through the bridge: inputs are made from bytes, the recorded overloads are called one by one
 // through call(), gradients are taken by our backward. It compares nothing; ops.test.ts does.
-import { backward, call, grad, manualSeed, Tensor, tensor } from '../../lib/core/index.js';
+import { backward, call, grad, manualSeed, type OpArgument, Tensor, tensor } from '../../lib/core/index.js';
 import { type HostTensor, toHost, typedArray } from './python.js';
 
 /** An argument as ops_record.py encodes it: a JSON value, or an object whose only tag says what JSON cannot. */
@@ -49,7 +49,7 @@ export function replay(one: Case, given: ReadonlyMap<string, HostTensor>): Repla
   }
   manualSeed(one.seed);
   for (const { op, args, outs } of one.calls) {
-    const results = flatten(call(op, ...args.map((a) => decode(a, values))));
+    const results = flatten(call(op, ...args.map((a) => decode(a, values) as OpArgument)));
     outs.forEach((id, i) => {
       if (id !== null && results[i] instanceof Tensor) values.set(id, results[i]);
     });
