@@ -20,7 +20,6 @@
 
 #include <memory>
 #include <string>
-#include <string_view>
 
 namespace shardloop {
 
@@ -69,8 +68,6 @@ c10::IValue from_js(napi_env env, Environment& environment, napi_value value, co
                     const Where& where);
 napi_value to_js(napi_env env, Environment& environment, c10::IValue&& value, const Conversion& conversion);
 
-at::ScalarType parse_dtype(std::string_view name);  // throws BAD_ARGUMENT
-const char* dtype_name(at::ScalarType dtype);
 std::string read_string(napi_env env, napi_value value);
 // "number 3.5", "string \"abc\"", "undefined": what came, for messages.
 std::string describe(napi_env env, napi_value value);

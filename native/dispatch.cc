@@ -1,12 +1,13 @@
 #include "dispatch.h"
 
+#include <torch/version.h>
+
 #include <algorithm>
 #include <utility>
 
-#include <torch/version.h>
-
 #include "refused_ops.h"
 #include "rollback.h"
+#include "storage.h"
 
 namespace shardloop {
 namespace {
@@ -18,7 +19,9 @@ std::unique_ptr<CompiledOp> compile_op(const c10::OperatorHandle& handle, const 
   op->name = name;
   const c10::FunctionSchema& schema = handle.schema();
   const auto refuse = [&](const std::string& type) {
-    if (!type.empty()) throw Error("OP_REFUSED", name + " is refused: its schema uses " + type + ", which cannot be passed from JavaScript.");
+    if (!type.empty())
+      throw Error("OP_REFUSED",
+                  name + " is refused: its schema uses " + type + ", which cannot be passed from JavaScript.");
   };
   if (schema.is_vararg() || schema.is_varret()) refuse("any number of arguments or results");
   for (const c10::Argument& argument : schema.arguments()) {
@@ -39,20 +42,24 @@ std::unique_ptr<CompiledOp> compile_op(const c10::OperatorHandle& handle, const 
     if (const auto* alias = result.alias_info(); alias && alias->isWrite()) {
       for (size_t i = 0; i < schema.arguments().size(); ++i) {
         const auto* written = schema.arguments()[i].alias_info();
-        if (written && written->isWrite() && written->beforeSets() == alias->beforeSets()) compiled.same_as_argument = static_cast<int>(i);
+        if (written && written->isWrite() && written->beforeSets() == alias->beforeSets())
+          compiled.same_as_argument = static_cast<int>(i);
       }
     }
     op->returns.push_back(std::move(compiled));
   }
   op->guards = guards_of(schema);
   op->may_resize = may_resize(schema);
+  op->touches_memory = touches_memory(schema);
   return op;
 }
 
 // Puts a stack back into the environment when the call ends, however it ends.
 class StackLease {
  public:
-  explicit StackLease(Environment& environment) : environment_(environment), stack(std::move(environment.spare_stack)) { stack.clear(); }
+  explicit StackLease(Environment& environment) : environment_(environment), stack(std::move(environment.spare_stack)) {
+    stack.clear();
+  }
   ~StackLease() {
     stack.clear();
     environment_.spare_stack = std::move(stack);
@@ -67,7 +74,8 @@ class StackLease {
 
 napi_value call_op(napi_env env, Environment& environment, const CompiledOp& op, napi_value* values, size_t count) {
   if (count > op.arguments.size()) {
-    throw Error("BAD_ARGUMENT", op.name + " expects at most " + std::to_string(op.arguments.size()) + " arguments, received " + std::to_string(count) + ".");
+    throw Error("BAD_ARGUMENT", op.name + " expects at most " + std::to_string(op.arguments.size()) +
+                                    " arguments, received " + std::to_string(count) + ".");
   }
   StackLease lease(environment);
   auto& stack = lease.stack;
@@ -81,7 +89,8 @@ napi_value call_op(napi_env env, Environment& environment, const CompiledOp& op,
         continue;
       }
     } else if (i >= count && argument.conversion->kind != Conversion::Kind::Optional) {
-      throw Error("BAD_ARGUMENT", op.name + ": argument '" + argument.name + "' (" + argument.conversion->name + ") is required, received nothing.");
+      throw Error("BAD_ARGUMENT", op.name + ": argument '" + argument.name + "' (" + argument.conversion->name +
+                                      ") is required, received nothing.");
     } else if (i >= count) {
       stack.emplace_back();
       continue;
@@ -90,6 +99,7 @@ napi_value call_op(napi_env env, Environment& environment, const CompiledOp& op,
   }
 
   for (Guard guard : op.guards) guard(op.handle.schema(), stack);
+  if (op.touches_memory) check_storages(op.handle.schema(), stack);
   if (op.may_resize) {
     call_with_rollback(op.handle, stack);
   } else {
@@ -99,7 +109,8 @@ napi_value call_op(napi_env env, Environment& environment, const CompiledOp& op,
   const auto result = [&](size_t i) -> napi_value {
     const CompiledReturn& compiled = op.returns[i];
     // The argument's value is still at hand: an in-place result is the same tensor, so the same handle.
-    if (compiled.same_as_argument >= 0 && static_cast<size_t>(compiled.same_as_argument) < count) return values[compiled.same_as_argument];
+    if (compiled.same_as_argument >= 0 && static_cast<size_t>(compiled.same_as_argument) < count)
+      return values[compiled.same_as_argument];
     return to_js(env, environment, std::move(stack[i]), *compiled.conversion);
   };
   if (op.returns.size() == 1) return result(0);
@@ -143,14 +154,18 @@ napi_value call(napi_env env, napi_callback_info info) {
 }
 
 Napi::Value resolve(const Napi::CallbackInfo& info, Environment& environment) {
-  if (!info[0].IsString() || !info[1].IsString()) throw Error("UNKNOWN_OP", "Expected the name and the overload of an op as strings.");
+  if (!info[0].IsString() || !info[1].IsString())
+    throw Error("UNKNOWN_OP", "Expected the name and the overload of an op as strings.");
   const std::string name = info[0].As<Napi::String>(), overload = info[1].As<Napi::String>();
   const std::string full = overload.empty() ? name : name + "." + overload;
   for (const RefusedOp& refused : kRefusedOps) {
-    if (refused.name == name || refused.name == full) throw Error("OP_REFUSED", full + " is refused: " + refused.reason + ".");
+    if (refused.name == name || refused.name == full)
+      throw Error("OP_REFUSED", full + " is refused: " + refused.reason + ".");
   }
   const auto found = c10::Dispatcher::singleton().findSchema({name, overload});
-  if (!found) throw Error("UNKNOWN_OP", "Expected an op of this libtorch (" + std::string(TORCH_VERSION) + "), received \"" + full + "\", which it does not have.");
+  if (!found)
+    throw Error("UNKNOWN_OP", "Expected an op of this libtorch (" + std::string(TORCH_VERSION) + "), received \"" +
+                                  full + "\", which it does not have.");
   environment.ops.push_back(compile_op(*found, full));
   return Napi::Number::New(info.Env(), static_cast<double>(environment.ops.size() - 1));
 }
@@ -158,7 +173,8 @@ Napi::Value resolve(const Napi::CallbackInfo& info, Environment& environment) {
 Napi::Value schemas(const Napi::CallbackInfo& info, Environment& environment) {
   std::vector<std::string> texts;
   for (const auto& name : c10::Dispatcher::singleton().getAllOpNames()) {
-    if (const auto found = c10::Dispatcher::singleton().findSchema(name)) texts.push_back(c10::toString(found->schema()));
+    if (const auto found = c10::Dispatcher::singleton().findSchema(name))
+      texts.push_back(c10::toString(found->schema()));
   }
   std::sort(texts.begin(), texts.end());
   auto array = Napi::Array::New(info.Env(), texts.size());

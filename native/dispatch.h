@@ -30,6 +30,7 @@ struct CompiledOp {
   std::vector<CompiledReturn> returns;
   std::vector<Guard> guards;
   bool may_resize = false;
+  bool touches_memory = true;
 };
 
 // The exported functions; see lib/core/binding.ts for their types.

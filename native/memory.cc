@@ -72,23 +72,7 @@ const bool installed = [] {
   return true;
 }();
 
-// Resizes a tensor's storage in place, to 0 and back (ZeRO-3 releases gathered parameters so).
-void resize_storage_(at::Tensor tensor, int64_t bytes) {
-  c10::StorageImpl* storage = tensor.storage().unsafeGetStorageImpl();
-  if (bytes < 0 || !tensor.is_cpu()) throw Error("BAD_ARGUMENT", "Expected a tensor on the CPU and at least 0 bytes.");
-  if (!storage->resizable())
-    throw Error("BAD_ARGUMENT",
-                "Expected a storage that can be resized; this one is seen from JavaScript (view()) or from a file.");
-  const auto size = static_cast<size_t>(bytes);
-  if (size == storage->nbytes()) return;
-  c10::DataPtr fresh = size ? storage->allocator()->allocate(size) : c10::DataPtr(nullptr, storage->device());
-  if (const size_t common = std::min(size, storage->nbytes())) std::memcpy(fresh.get(), storage->data(), common);
-  storage->set_data_ptr_noswap(std::move(fresh));
-  storage->set_nbytes(size);
-}
-
 TORCH_LIBRARY_FRAGMENT(shardloop, m) {
-  m.def("resize_storage_(Tensor(a!) tensor, int bytes) -> ()", &resize_storage_);
   m.def("available_memory() -> int",
         []() -> int64_t { return static_cast<int64_t>(std::min<size_t>(available_memory(), INT64_MAX)); });
 }

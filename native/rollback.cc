@@ -4,6 +4,8 @@
 
 #include <string_view>
 
+#include "storage.h"
+
 namespace shardloop {
 namespace {
 
@@ -24,28 +26,15 @@ void save(const c10::IValue& value, std::vector<Saved>* into) {
   }
 }
 
-bool fits(const Saved& saved) {
-  int64_t last = saved.offset;
-  for (size_t i = 0; i < saved.sizes.size(); ++i) {
-    if (saved.sizes[i] == 0) return true;
-    last += (saved.sizes[i] - 1) * saved.strides[i];
-  }
-  return !saved.tensor.is_cpu() ||
-         static_cast<size_t>(last + 1) * saved.tensor.element_size() <= saved.tensor.storage().nbytes();
-}
-
 void restore(const Saved& saved) noexcept {
   c10::TensorImpl* tensor = saved.tensor.unsafeGetTensorImpl();
   try {
     if (tensor->sizes() == saved.sizes && tensor->strides() == saved.strides &&
         tensor->storage_offset() == saved.offset)
       return;
+    tensor->set_sizes_and_strides(saved.sizes, saved.strides, saved.offset);
     // set_() may have changed the storage too: then there is nothing to go back to, and an empty tensor is safe.
-    if (fits(saved)) {
-      tensor->set_sizes_and_strides(saved.sizes, saved.strides, saved.offset);
-    } else {
-      tensor->set_sizes_and_strides({0}, {1}, 0);
-    }
+    if (!fits_storage(saved.tensor)) tensor->set_sizes_and_strides(c10::IntArrayRef{0}, c10::IntArrayRef{1}, 0);
   } catch (const std::exception&) {  // a tensor whose metadata may not change was not changed either
   }
 }

@@ -9,6 +9,8 @@
 #include <optional>
 
 #include "convert.h"
+#include "names.h"
+#include "storage.h"
 
 namespace shardloop {
 namespace {
@@ -66,14 +68,9 @@ Outgoing outgoing(at::ScalarType dtype, bool bits) {
   }
 }
 
-// A storage that was resized (released) may be smaller than the tensors that view it.
 void check_storage(const at::Tensor& tensor) {
-  if (tensor.numel() == 0 || !tensor.is_cpu()) return;
-  int64_t last = tensor.storage_offset();
-  for (int64_t i = 0; i < tensor.dim(); ++i) last += (tensor.size(i) - 1) * tensor.stride(i);
-  if (static_cast<size_t>(last + 1) * tensor.element_size() > tensor.storage().nbytes()) {
-    throw Error("BAD_ARGUMENT", "Expected a tensor whose memory is there; the storage behind this one was released.");
-  }
+  if (fits_storage(tensor)) return;
+  throw Error("BAD_ARGUMENT", "Expected a tensor whose memory is there; the storage behind this one was released.");
 }
 
 // The values, dense and in row-major order on the CPU, in the outgoing dtype.

@@ -1,3 +1,4 @@
+// What each launcher's variables mean, and the refusal of those that are missing, malformed or contradict each other.
 import { describe, expect, it } from 'vitest';
 import { readEnvironment } from '../../lib/dist/environment.js';
 import { firstHost } from '../../lib/dist/host-list.js';

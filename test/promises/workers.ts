@@ -2,7 +2,6 @@
 // round; the process must live and the other threads must not notice. Run as a program: `node --import tsx workers.ts
 // ROUNDS`; it starts itself again as each worker.
 import { once } from 'node:events';
-import { fileURLToPath } from 'node:url';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
 import { manualSeed, memory, ones, randn, ShardloopError, scope, setNumThreads, Tensor } from '../../lib/core/index.js';
 
@@ -61,6 +60,10 @@ function codeOf(fn: () => unknown): string {
   }
 }
 
+// A worker's entry is not taken by --import tsx: it registers tsx itself.
+const BOOT = `import(${JSON.stringify(import.meta.resolve('tsx/esm/api'))})
+  .then((tsx) => { tsx.register(); return import(${JSON.stringify(import.meta.url)}); });`;
+
 const TASKS: readonly Task[] = ['forever', 'large', 'backward', 'async', 'sum'];
 
 /** Runs `rounds` rounds of five workers at once. */
@@ -72,10 +75,7 @@ export async function terminate(rounds: number): Promise<Report> {
   for (let round = 0; round < rounds; round++) {
     await Promise.all(
       TASKS.map(async (task, i) => {
-        const worker = new Worker(fileURLToPath(import.meta.url), {
-          execArgv: ['--import', 'tsx'],
-          workerData: { task, handle: 2 ** 45 + 3 },
-        });
+        const worker = new Worker(BOOT, { eval: true, workerData: { task, handle: 2 ** 45 + 3 } });
         await once(worker, 'message'); // started
         if (task === 'sum') {
           const [{ sum, foreign }] = (await once(worker, 'message')) as [{ sum: number; foreign: string }];

@@ -45,6 +45,7 @@ const NAMED: Readonly<Record<string, string>> = {
   'README.md': 'Begin here.',
   'test/oracle/ops-skipped.json': 'What ops.test.ts cannot pass, with reasons; generated.',
   'test/structure/budgets.json': 'The numbers that only a reviewed line may raise.',
+  'tsconfig.check.json': 'The type check of tests, examples, bench and scripts too.',
   'tsconfig.json': 'How TypeScript is compiled.',
   'vitest.config.ts': 'How the tests run.',
   'typedoc.json': 'How the API reference is made.',
