@@ -1,13 +1,14 @@
-// `npm run bench -- NAME [--json]`: the list of benchmarks and nothing else. They measure the built package (dist).
+// `npm run bench [-- NAME...] [--json]`: runs the named benchmarks, or all. They measure the built package (dist).
 import { dispatch } from './dispatch.js';
 
 const BENCHMARKS: Record<string, (json: boolean) => Promise<unknown>> = { dispatch };
 
-const [name, ...flags] = process.argv.slice(2);
-const run = name === undefined ? undefined : BENCHMARKS[name];
-if (!run || flags.some((flag) => flag !== '--json')) {
-  console.error(`usage: npm run bench -- ${Object.keys(BENCHMARKS).join(' | ')} [--json]`);
+const args = process.argv.slice(2);
+const json = args.includes('--json');
+const names = args.filter((arg) => arg !== '--json');
+if (names.some((name) => !(name in BENCHMARKS))) {
+  console.error(`usage: npm run bench [-- ${Object.keys(BENCHMARKS).join(' | ')} ...] [--json]`);
   process.exitCode = 2;
 } else {
-  await run(flags.includes('--json'));
+  for (const name of names.length > 0 ? names : Object.keys(BENCHMARKS)) await BENCHMARKS[name]!(json);
 }

@@ -21,6 +21,8 @@ inline constexpr const char* kUnchecked =
     "it makes views without looking whether they lie in their storage; use as_strided";
 inline constexpr const char* kPacked =
     "libtorch trusts its packed weights and quantization arguments and dies on others";
+inline constexpr const char* kEndless =
+    "it searches without end for some arguments; choose the quantization's scale from the smallest and largest value";
 inline constexpr const char* kDivides =
     "libtorch divides by zero when the step is not a whole number and the output is integral; use arange";
 
@@ -56,6 +58,7 @@ inline constexpr std::array kRefusedOps{
     RefusedOp{"aten::_reshape_alias_copy", kInternal},
     RefusedOp{"aten::_segment_reduce_backward", kBackward},
     RefusedOp{"aten::_slow_conv2d_backward", kBackward},
+    RefusedOp{"aten::_slow_conv2d_forward", kInternal},
     RefusedOp{"aten::_sparse_compressed_tensor_with_dims", kInternal},
     RefusedOp{"aten::_stack", kInternal},
     RefusedOp{"aten::_thnn_differentiable_gru_cell_backward", kBackward},
@@ -66,6 +69,7 @@ inline constexpr std::array kRefusedOps{
     RefusedOp{"aten::_weight_norm_interface", kInternal},
     RefusedOp{"aten::_weight_norm_interface_backward", kBackward},
     RefusedOp{"aten::batch_norm_backward", kBackward},
+    RefusedOp{"aten::choose_qparams_optimized", kEndless},
     RefusedOp{"aten::embedding_backward", kBackward},
     RefusedOp{"aten::embedding_dense_backward", kBackward},
     RefusedOp{"aten::fractional_max_pool2d_backward", kBackward},
