@@ -1,8 +1,14 @@
 // The 'gloo' backend of process_group.h: libtorch's ProcessGroupGloo over TCP.
 // Its headers need Gloo's, which the wheels lack: the few declarations stand in gloo_declarations/.
-#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#include <cxxabi.h>
+#include <unistd.h>
 
-#include "process_group.h"
+#include <cstring>
+#include <exception>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#include <typeinfo>
+
+#include "works.h"
 
 namespace shardloop {
 namespace {
@@ -29,7 +35,20 @@ BackendPtr create_gloo(const BackendArguments& arguments) {
   return c10::make_intrusive<ProcessGroupGloo>(arguments.store, arguments.rank, arguments.size, options);
 }
 
+// Gloo throws on its own thread when a peer sends more than was expected, and the process would end: ranks that differ
+// in shape must become an error instead. The thread cannot be left by an exception and keeps Gloo's locks, so it is
+// parked for good; its groups fail, and are of no use any more. Everything else ends the process as before.
+std::terminate_handler previous_terminate = nullptr;
+
+void on_terminate() {
+  const std::type_info* type = abi::__cxa_current_exception_type();
+  if (type == nullptr || std::strstr(type->name(), "4gloo") == nullptr) return previous_terminate();
+  fail_groups_in_flight(exception_text(std::current_exception()));
+  while (true) pause();
+}
+
 [[maybe_unused]] const bool registered = [] {
+  previous_terminate = std::set_terminate(on_terminate);
   register_backend("gloo", {&create_gloo, false});
   return true;
 }();

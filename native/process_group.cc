@@ -11,6 +11,7 @@
 #include <unordered_map>
 
 #include "error.h"
+#include "monitor.h"
 #include "works.h"
 
 namespace shardloop {
@@ -132,6 +133,10 @@ std::tuple<int64_t, int64_t> group_open(int64_t store_id, const std::string& pre
     group->store->setTimeout(group->timeout);
     group->backend =
         factory.create({group->store, static_cast<int>(rank), static_cast<int>(size), group->timeout, device});
+    if (factory.has_peers) {
+      group->watch_store = c10::make_intrusive<c10d::PrefixStore>(prefix + "/watch", store->clone());
+      watch(*group);
+    }
     std::lock_guard<std::mutex> lock(t.mutex);
     t.groups.emplace(id, std::move(group));
   });
@@ -151,13 +156,51 @@ std::tuple<int64_t, int64_t> group_close(int64_t id, bool abort) {
       t.groups.erase(found);
     }
   }
-  const int64_t in_flight = closing ? closing->in_flight->load() : 0;
+  const int64_t in_flight = closing ? closing->state->in_flight.load() : 0;
   const int64_t work = run_as_work([closing = std::move(closing), abort]() mutable {
     if (!closing) return;
+    unwatch(*closing);
     if (abort) closing->backend->abort();
     closing.reset();
   });
   return {work, in_flight};
+}
+
+// What the ranks of a group say of themselves; see monitor.h. Blocks for about half a second.
+std::vector<std::string> group_ask(int64_t id) { return ask_ranks(*find_group(id)); }
+
+// Tells a failure to the other ranks and ends this rank's other operations. Returns the first failure of the group.
+std::string group_fail(int64_t id, const std::string& text) {
+  auto group = find_group(id);
+  const std::string first = tell_failure(*group, text);
+  fail_group(group->state, first.empty() ? text : first);
+  return first;
+}
+
+// Every rank's text for the operation of this number, by rank; "" from those that do not come before the timeout.
+// Blocks: it is for the checking mode.
+std::vector<std::string> group_agree(int64_t id, int64_t number, const std::string& text) {
+  auto group = find_group(id);
+  const auto key = [](int64_t n, int rank) { return "agree/" + std::to_string(n) + "/" + std::to_string(rank); };
+  const int own = group->backend->getRank(), size = group->backend->getSize();
+  c10d::Store& store = *group->store;
+  store.set(key(number, own), std::vector<uint8_t>(text.begin(), text.end()));
+  const auto deadline = std::chrono::steady_clock::now() + group->timeout;
+  std::vector<std::string> texts(size);
+  for (int rank = 0; rank < size; ++rank) {
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    try {
+      store.wait({key(number, rank)}, std::max(left, std::chrono::milliseconds(1)));
+    } catch (const std::exception&) {
+      continue;
+    }
+    const auto bytes = store.get(key(number, rank));
+    texts[rank] = std::string(bytes.begin(), bytes.end());
+  }
+  // Who reads number n has read n - 1, so n - 2 was read by all.
+  if (number > 2) store.deleteKey(key(number - 2, own));
+  return texts;
 }
 
 bool backend_available(const std::string& name) {
@@ -188,6 +231,9 @@ TORCH_LIBRARY_FRAGMENT(shardloop, m) {
   m.def("group_open(int store, str prefix, str backend, str device, int rank, int size, float timeout) -> (int, int)",
         &group_open);
   m.def("group_close(int group, bool abort) -> (int, int)", &group_close);
+  m.def("group_ask(int group) -> str[]", &group_ask);
+  m.def("group_fail(int group, str text) -> str", &group_fail);
+  m.def("group_agree(int group, int number, str text) -> str[]", &group_agree);
   m.def("backend_available(str name) -> bool", &backend_available);
 }
 

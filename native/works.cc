@@ -9,6 +9,9 @@
 #include <mutex>
 #include <thread>
 #include <unordered_map>
+#include <unordered_set>
+
+#include "error.h"
 
 C10_DECLARE_int(caffe2_log_level);
 
@@ -28,10 +31,12 @@ struct TrackedWork {
   std::vector<at::Tensor> keep;
   // Only where works are polled: a group must never be destroyed on one of its own backend's threads.
   std::shared_ptr<Group> group;
-  std::shared_ptr<std::atomic<int64_t>> in_flight;
+  std::shared_ptr<GroupState> state;  // of a collective; null for run_as_work
+  uint64_t flight_index = 0;
+  std::function<void()> finish;
   Clock::time_point deadline{};
   size_t unfinished = 0;
-  bool finished = false;
+  bool finishing = false, finished = false;
   std::string error;
   std::vector<std::function<void(const std::string&)>> callbacks;
   std::condition_variable changed;
@@ -40,6 +45,7 @@ struct TrackedWork {
 struct Tables {
   std::mutex mutex;
   std::unordered_map<int64_t, std::shared_ptr<TrackedWork>> works;
+  std::unordered_set<std::shared_ptr<TrackedWork>> running;  // of groups
   std::vector<std::shared_ptr<TrackedWork>> polled;
   std::condition_variable polled_changed;
   bool poller_running = false;
@@ -52,20 +58,31 @@ Tables& tables() {
   return *instance;
 }
 
-// One part of a work is done. Tensors and callbacks leave the lock before they are let go or called.
+// One part of a work is done, or all of it is. Tensors and callbacks leave the lock before they are let go or called.
 void finish_part(const std::shared_ptr<TrackedWork>& work, const std::string& error, bool whole = false) {
   std::vector<std::function<void(const std::string&)>> callbacks;
   std::vector<at::Tensor> keep;
   std::vector<WorkPtr> works;
+  std::function<void()> finish;
   std::string text;
   {
     std::lock_guard<std::mutex> lock(tables().mutex);
-    if (work->finished) return;
+    if (work->finished || work->finishing) return;
     if (work->error.empty()) work->error = error;
     work->unfinished = whole ? 0 : work->unfinished - 1;
     if (work->unfinished > 0) return;
+    work->finishing = true;
+    if (work->error.empty()) finish = std::move(work->finish);
+  }
+  if (finish) finish();
+  {
+    std::lock_guard<std::mutex> lock(tables().mutex);
     work->finished = true;
-    if (work->in_flight) --*work->in_flight;
+    tables().running.erase(work);
+    if (work->state) {
+      --work->state->in_flight;
+      work->state->flight.finished(work->flight_index, !work->error.empty());
+    }
     text = work->error;
     callbacks.swap(work->callbacks);
     keep.swap(work->keep);
@@ -79,11 +96,19 @@ void finish_part(const std::shared_ptr<TrackedWork>& work, const std::string& er
 // True when the work is complete or beyond its deadline; then `error` says how it went.
 bool poll(TrackedWork& work, std::string& error) {
   try {
-    for (auto& part : work.works) {
+    std::shared_ptr<Group> group;
+    std::vector<WorkPtr> parts;
+    {
+      std::lock_guard<std::mutex> lock(tables().mutex);
+      if (work.finished || work.finishing) return true;
+      group = work.group;
+      parts = work.works;
+    }
+    for (auto& part : parts) {
       if (!part->isCompleted()) {
         if (Clock::now() < work.deadline) return false;
-        error = "timed out after " + std::to_string(work.group->timeout.count() / 1000.0) + " s";
-        work.group->backend->abort();
+        error = "timed out after " + std::to_string(group->timeout.count() / 1000.0) + " s";
+        group->backend->abort();
         return true;
       }
       if (auto exception = part->exception()) error = exception_text(exception);
@@ -177,20 +202,41 @@ int64_t works_in_flight() {
 
 }  // namespace
 
-int64_t track_works(const std::shared_ptr<Group>& group, std::vector<WorkPtr> works, std::vector<at::Tensor> keep,
-                    Completion completion) {
+Launch::Launch(std::shared_ptr<Group> group, const char* operation, std::string detail, std::vector<at::Tensor> tensors,
+               size_t alike, bool between_two)
+    : group_(std::move(group)), keep_(std::move(tensors)) {
+  GroupState& state = *group_->state;
+  {
+    std::lock_guard<std::mutex> lock(state.mutex);
+    if (!state.failure.empty()) throw Error("COLLECTIVE_FAILED", state.failure);
+  }
+  index_ = state.flight.launch(operation, std::move(detail), at::TensorList(keep_).slice(0, alike), between_two);
+}
+
+Launch::~Launch() {
+  if (!tracked_) group_->state->flight.finished(index_, true);
+}
+
+int64_t Launch::track(std::vector<WorkPtr> works, Completion completion, std::function<void()> finish) {
+  tracked_ = true;
   auto tracked = std::make_shared<TrackedWork>();
   tracked->works = works;
-  tracked->keep = std::move(keep);
+  tracked->keep = std::move(keep_);
   tracked->unfinished = works.size();
-  tracked->deadline = Clock::now() + group->timeout;
-  if (group->works_on_streams) tracked->group = group;
-  tracked->in_flight = group->in_flight;
-  ++*tracked->in_flight;
+  tracked->finish = std::move(finish);
+  tracked->deadline = Clock::now() + group_->timeout;
+  if (group_->works_on_streams) tracked->group = group_;
+  tracked->state = group_->state;
+  tracked->flight_index = index_;
+  ++tracked->state->in_flight;
+  {
+    std::lock_guard<std::mutex> lock(tables().mutex);
+    tables().running.insert(tracked);
+  }
   int64_t id = insert_work(tracked);
   if (works.empty()) {
     finish_part(tracked, "", true);
-  } else if (group->works_on_streams) {
+  } else if (group_->works_on_streams) {
     auto& t = tables();
     std::lock_guard<std::mutex> lock(t.mutex);
     t.polled.push_back(tracked);
@@ -218,6 +264,40 @@ int64_t track_works(const std::shared_ptr<Group>& group, std::vector<WorkPtr> wo
     }
   }
   return id;
+}
+
+void fail_group(const std::shared_ptr<GroupState>& state, const std::string& text) {
+  {
+    std::lock_guard<std::mutex> lock(state->mutex);
+    if (state->failure.empty()) state->failure = text;
+  }
+  std::vector<std::shared_ptr<TrackedWork>> running;
+  {
+    std::lock_guard<std::mutex> lock(tables().mutex);
+    for (const auto& work : tables().running)
+      if (work->state == state) running.push_back(work);
+  }
+  for (const auto& work : running) finish_part(work, text, true);
+}
+
+void fail_overdue(std::chrono::milliseconds grace) {
+  std::vector<std::shared_ptr<TrackedWork>> overdue;
+  {
+    const auto now = Clock::now();
+    std::lock_guard<std::mutex> lock(tables().mutex);
+    for (const auto& work : tables().running)
+      if (now > work->deadline + grace) overdue.push_back(work);
+  }
+  for (const auto& work : overdue) finish_part(work, "timed out; the backend did not say so", true);
+}
+
+void fail_groups_in_flight(const std::string& text) {
+  std::unordered_set<std::shared_ptr<GroupState>> states;
+  {
+    std::lock_guard<std::mutex> lock(tables().mutex);
+    for (const auto& work : tables().running) states.insert(work->state);
+  }
+  for (const auto& state : states) fail_group(state, text);
 }
 
 int64_t run_as_work(std::function<void()> function) {

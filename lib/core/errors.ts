@@ -15,6 +15,7 @@ export const ERRORS = {
   BUILD_FAILED: 'The native addon could not be compiled.',
   CALLBACK_THREAD: 'A backward written in TypeScript was asked for after its thread had ended.',
   COLLECTIVE_FAILED: 'A collective operation failed, timed out, or lost a peer.',
+  COLLECTIVE_MISMATCH: 'The ranks of a group called different operations, or with different shapes or dtypes.',
   INTERRUPTED: 'The run was asked to stop and did.',
   LIBTORCH_MISSING: 'No usable libtorch was found.',
   NON_FINITE: 'A loss, a gradient or a parameter became infinite or NaN.',

@@ -6,28 +6,48 @@ import { describe, type ErrorCode, isTensor, ShardloopError } from '../core/inde
 /** How values of several ranks become one. */
 export type ReduceOp = 'sum' | 'avg' | 'min' | 'max' | 'product';
 
-/** The engines of libtorch's c10d that can carry a group; 'none' is a group of one, which needs no engine. */
-export type Backend = 'gloo' | 'nccl' | 'none';
+/**
+ * What carries a group: libtorch's c10d over Gloo or NCCL; 'fake', in which the other ranks do not exist; 'none', a group
+ * of one, which needs no engine.
+ */
+export type Backend = 'gloo' | 'nccl' | 'fake' | 'none';
 
 /** What a message says about the group. */
 export interface Member {
+  /** -1 in a process that is not a member. */
   readonly rank: number;
   readonly size: number;
   readonly name: string;
   readonly backend: Backend;
+  /** Of a group within another: this process in the world, and the members' ranks there. */
+  readonly within?: { readonly rank: number; readonly size: number; readonly ranks: readonly number[] };
 }
 
-/** The dtypes that each backend carries. */
-const CARRIED: Record<Exclude<Backend, 'none'>, ReadonlySet<DType>> = {
-  gloo: new Set(['float32', 'float64', 'float16', 'bfloat16', 'int8', 'uint8', 'int32', 'int64', 'bool']),
-  nccl: new Set(['float32', 'float64', 'float16', 'bfloat16', 'int8', 'uint8', 'int32', 'int64', 'bool']),
-};
+/** The dtypes that Gloo and NCCL can reduce; what only moves data goes as bytes. */
+const REDUCED: ReadonlySet<DType> = new Set([
+  'float32',
+  'float64',
+  'float16',
+  'bfloat16',
+  'int8',
+  'uint8',
+  'int32',
+  'int64',
+  'bool',
+]);
 
 const REDUCE_OPS: readonly string[] = ['sum', 'avg', 'min', 'max', 'product'];
 
-/** `[rank 0/2] all_reduce on group 'world'`: how every message begins. */
+/** `[rank 0/2] all_reduce on group 'world'`: how every message begins. The rank is that in the world. */
 export function opening(member: Member, operation: string): string {
-  return `[rank ${member.rank}/${member.size}] ${operation} on group '${member.name}'`;
+  const { within } = member;
+  const group = within === undefined ? `'${member.name}'` : `'${member.name}' of ranks ${within.ranks.join(', ')}`;
+  return `[rank ${within?.rank ?? member.rank}/${within?.size ?? member.size}] ${operation} on group ${group}`;
+}
+
+/** A rank of the group as the world numbers it. */
+export function inWorld(member: Member, rank: number): number {
+  return member.within?.ranks[rank] ?? rank;
 }
 
 /** An error about a call that never reached the wire. */
@@ -50,19 +70,31 @@ export function shapesOf(tensors: readonly Tensor[]): string {
   return `${one} and ${tensors.length - 1} more, ${elements} elements`;
 }
 
-/** Tensors that the backend can send as they are: dense, contiguous, of a dtype and on a device that it carries. */
-export function checkTensors(member: Member, operation: string, value: unknown, what = 'tensors'): Tensor[] {
+/**
+ * Tensors that the backend can send as they are: dense, contiguous, on a device that it carries, and where they are
+ * `reduced` of a dtype that it can add up.
+ */
+export function checkTensors(
+  member: Member,
+  operation: string,
+  value: unknown,
+  what = 'tensors',
+  reduced = false,
+): Tensor[] {
   const tensors: unknown[] = Array.isArray(value) ? value : [value];
   if (tensors.length === 0) throw misuse(member, operation, `expected at least one tensor as ${what}, received none`);
   for (const tensor of tensors) {
     if (!isTensor(tensor)) throw misuse(member, operation, `expected Tensors as ${what}, received ${describe(tensor)}`);
-    checkTensor(member, operation, tensor);
+    checkTensor(member, operation, tensor, reduced);
   }
   return tensors as Tensor[];
 }
 
-function checkTensor(member: Member, operation: string, tensor: Tensor): void {
+function checkTensor(member: Member, operation: string, tensor: Tensor, reduced: boolean): void {
   const received = shapesOf([tensor]);
+  if (tensor.layout !== 'strided') {
+    throw misuse(member, operation, `expected a dense tensor, received ${received}, ${tensor.layout}`);
+  }
   if (!tensor.isContiguous) {
     throw misuse(
       member,
@@ -78,14 +110,15 @@ function checkTensor(member: Member, operation: string, tensor: Tensor): void {
     );
   }
   if (member.backend === 'none') return;
-  if (!CARRIED[member.backend].has(tensor.dtype)) {
-    const carried = [...CARRIED[member.backend]].join(', ');
+  if (reduced && !REDUCED.has(tensor.dtype)) {
+    const known = [...REDUCED].join(', ');
     throw misuse(
       member,
       operation,
-      `backend '${member.backend}' carries ${carried}; received ${received}; convert it first`,
+      `backend '${member.backend}' reduces ${known}; received ${received}; convert it first`,
     );
   }
+  if (member.backend === 'fake') return;
   const onCuda = tensor.device.startsWith('cuda');
   if (member.backend === 'nccl' && !onCuda) {
     throw misuse(member, operation, `backend 'nccl' carries CUDA tensors, received ${received} on ${tensor.device}`);
@@ -110,16 +143,14 @@ export function checkReduceOp(member: Member, operation: string, op: unknown, te
   return op as ReduceOp;
 }
 
-/** A rank of the group. */
-export function checkRoot(member: Member, operation: string, root: unknown): number {
-  if (typeof root !== 'number' || !Number.isInteger(root) || root < 0 || root >= member.size) {
-    throw misuse(
-      member,
-      operation,
-      `expected root to be a rank from 0 to ${member.size - 1}, received ${describe(root)}`,
-    );
-  }
-  return root;
+/** A rank of the group; with `other`, not this one. */
+export function checkRank(member: Member, operation: string, what: string, rank: unknown, other = false): number {
+  const isRank = typeof rank === 'number' && Number.isInteger(rank) && rank >= 0 && rank < member.size;
+  if (isRank && !(other && rank === member.rank)) return rank;
+  const expected = other
+    ? `another rank than ${member.rank} from 0 to ${member.size - 1}`
+    : `a rank from 0 to ${member.size - 1}`;
+  throw misuse(member, operation, `expected ${what} to be ${expected}, received ${describe(rank)}`);
 }
 
 /** A whole that is exactly `size` shards of the same dtype and device, laid one after the other along axis 0. */
@@ -136,30 +167,52 @@ export function checkShards(member: Member, operation: string, whole: Tensor, sh
   );
 }
 
-/** The error for a failure on the wire, with what to look for. */
-export function collectiveFailure(member: Member, operation: string, shapes: string, text: string): ShardloopError {
-  const detail = plain(text);
-  return new ShardloopError(
-    'COLLECTIVE_FAILED',
-    `${opening(member, operation)}${shapes && ` of ${shapes}`} failed: ${detail}; ${advice(text)}`,
-  );
-}
-
 /** The first sentence of libtorch's or Gloo's text, without its source line. */
 export function plain(text: string): string {
   const line = text.split('\n', 1)[0]!.replace(/^\[[^\]]*:\d+\]\s*/, '');
   return line.replace(/\. This is typically caused by.*$/, '').trim();
 }
 
-function advice(text: string): string {
-  if (/timed? ?out/i.test(text)) {
-    return (
-      'some rank did not arrive: it died, is stuck, or called other collectives. Every rank must call the same ' +
-      'operations in the same order'
+/** The parts of an all-to-all: equal ones, or rows for each rank that add up to the tensors. */
+export function checkRows(
+  member: Member,
+  operation: string,
+  output: Tensor,
+  input: Tensor,
+  rows: { readonly outputRows: readonly number[]; readonly inputRows: readonly number[] } | undefined,
+): void {
+  const fail = (text: string) => misuse(member, operation, text);
+  if (output.dtype !== input.dtype || output.device !== input.device) {
+    throw fail(
+      `expected output and input of one dtype and device, received ${shapesOf([output])} on ${output.device} and ` +
+        `${shapesOf([input])} on ${input.device}`,
     );
   }
-  if (/connection (closed|reset|refused)|broken pipe|closed by peer|ECONN/i.test(text)) {
-    return 'a peer died or left the group: look for the first rank that failed';
+  if (input.ndim === 0 || output.ndim === 0 || input.shape.slice(1).join() !== output.shape.slice(1).join()) {
+    throw fail(
+      `expected tensors with rows along axis 0 and alike behind it, received ${shapesOf([output])} and ${shapesOf([input])}`,
+    );
   }
-  return 'make a new group before communicating again';
+  for (const [what, tensor, counts] of [
+    ['outputRows', output, rows?.outputRows],
+    ['inputRows', input, rows?.inputRows],
+  ] as const) {
+    if (rows === undefined) {
+      if (tensor.shape[0]! % member.size !== 0 || tensor.shape[0] !== input.shape[0]) {
+        throw fail(
+          `without rows expected output and input of the same rows, divisible by ${member.size}, received ` +
+            `${shapesOf([output])} and ${shapesOf([input])}; give { outputRows, inputRows }`,
+        );
+      }
+      continue;
+    }
+    const isList = Array.isArray(counts) && counts.every((n) => Number.isInteger(n) && n >= 0);
+    const total = isList ? (counts as number[]).reduce((sum, n) => sum + n, 0) : Number.NaN;
+    if (!isList || counts!.length !== member.size || total !== tensor.shape[0]) {
+      throw fail(
+        `expected ${what} to be ${member.size} whole numbers that add up to ${tensor.shape[0]}, received ` +
+          `${isList ? `[${counts!.join(', ')}]` : describe(counts)}`,
+      );
+    }
+  }
 }

@@ -120,11 +120,12 @@ describe('launch', () => {
     const run = launcher(
       `import { recordFailure } from '${report}';
        const rank = process.env.RANK;
+       process.on('SIGTERM', () => {});
        if (rank === '0') {
+         await new Promise((resolve) => setTimeout(resolve, 2000)); // by then the other one is there
          recordFailure(Object.assign(new Error('lost a peer'), { code: 'COLLECTIVE_FAILED' })); process.exit(3);
        }
-       process.on('SIGTERM', () => {});
-       await new Promise((resolve) => setTimeout(resolve, 300));
+       await new Promise((resolve) => setTimeout(resolve, 2500));
        recordFailure(new TypeError('the real reason')); process.exit(4);`,
       { nprocPerNode: 2 },
     );

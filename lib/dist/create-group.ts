@@ -1,0 +1,252 @@
+// Opening groups: the world of a launch (init), any ranks that share a store (createGroup), and some ranks of a group that
+// is there (subgroup). Not here: what a group does (group.ts), which process this is (environment.ts), starting processes
+// (launch.ts), named axes of a world (mesh.ts).
+import { native, raw } from '../core/binding.js';
+import { describe, type ShardloopError } from '../core/index.js';
+import { checkRank, type Member, misuse, plain } from './checks.js';
+import { type LaunchEnvironment, readEnvironment } from './environment.js';
+import { recordUncaughtFailures } from './failure-report.js';
+import { Group, internals } from './group.js';
+
+/** Where the ranks of a new group find each other. */
+export type StoreAddress =
+  /** A store over TCP; `serve` on the one process that holds it. */
+  | { readonly host: string; readonly port: number; readonly serve?: boolean }
+  /** A store inside this process, for ranks that are worker threads of it. */
+  | { readonly inProcess: string };
+
+/** What describes a new group; the same on every rank, except for `rank` and `device`. */
+export interface GroupOptions {
+  readonly rank: number;
+  readonly size: number;
+  /** Where the ranks meet; a 'fake' group needs none. */
+  readonly store?: StoreAddress;
+  /** For messages and for keys in the store. Default 'world'. */
+  readonly name?: string;
+  /** Default 'gloo'. With 'fake' the other ranks do not exist: operations complete, and bytes are counted. */
+  readonly backend?: 'gloo' | 'nccl' | 'fake';
+  /** The device of an 'nccl' group: 'cuda:0'. Of a 'fake' one how it completes: '' at once, 'delay:MS' later, 'hang' never. */
+  readonly device?: string;
+  /** After how many seconds of waiting, for a peer or for a collective, the group fails. Default 600. */
+  readonly timeoutSeconds?: number;
+  /** Set apart from earlier groups of this name in the same store, such as those before a restart. Default ''. */
+  readonly generation?: string;
+  /** All ranks run on this host, so that Gloo may use the loopback. Default: only with an in-process store. */
+  readonly oneHost?: boolean;
+}
+
+/** What {@link init} takes; all of it is optional. */
+export interface InitOptions {
+  readonly backend?: 'gloo' | 'nccl';
+  /** After how many seconds of waiting, for a peer or for a collective, the group fails. Default 600. */
+  readonly timeoutSeconds?: number;
+  /** Who this process is; default: what the launcher's variables say. */
+  readonly environment?: LaunchEnvironment;
+}
+
+const DEFAULT_TIMEOUT_SECONDS = 600;
+
+/** How many groups of a name this thread has made in a store: creation is collective, so every rank counts alike. */
+const made = new Map<string, number>();
+
+let world: { group: Group; options: string } | null = null;
+
+/**
+ * The group of all processes that were launched together (see readEnvironment), or a group of one. Called again, it
+ * returns the same group until that is destroyed.
+ * Throws BAD_LAUNCH when the environment is unusable or the peers do not come within the timeout, NO_CUDA for 'nccl'
+ * without it.
+ */
+export async function init(options: InitOptions = {}): Promise<Group> {
+  const signature = JSON.stringify(options);
+  if (world !== null && !world.group.isDestroyed) {
+    if (Object.keys(options).length === 0 || signature === world.options) return world.group;
+    throw misuse(
+      world.group,
+      'init',
+      `the world group exists with ${world.options}, received ${signature}; destroy it first`,
+    );
+  }
+  recordUncaughtFailures();
+  const launch = options.environment ?? readEnvironment();
+  const { rank, size, masterAddr: host, masterPort: port } = launch;
+  const serve = rank === 0 && !launch.agentStore;
+  const group = await createGroup({
+    rank,
+    size,
+    store: { host, port, serve },
+    name: 'world',
+    backend: options.backend,
+    device: `cuda:${launch.localRank}`,
+    timeoutSeconds: options.timeoutSeconds,
+    generation: String(launch.restartCount),
+    oneHost: launch.localSize === size,
+  });
+  world = { group, options: signature };
+  return group;
+}
+
+/** Opens a group; every rank of it must. Throws as {@link init}. */
+export async function createGroup(options: GroupOptions): Promise<Group> {
+  const { rank, size, name = 'world', backend = 'gloo', timeoutSeconds = DEFAULT_TIMEOUT_SECONDS } = options;
+  checkOptions(options);
+  if (size === 1 && backend !== 'fake') return new Group({ rank, size, name, backend: 'none', id: null }, 'cpu', null);
+  const member: Member = { rank, size, name, backend };
+  checkBackend(member);
+  const fail = (what: string, text: string) => misuse(member, 'init', `${what}: ${plain(text)}`, 'BAD_LAUNCH');
+  const address = options.store ?? (backend === 'fake' ? { inProcess: 'fake' } : undefined);
+  if (address === undefined) throw misuse(member, 'init', 'expected a store where the ranks meet, received none');
+  const place = JSON.stringify([storeKey(address), name]);
+  const store = await openStore(address, timeoutSeconds, fail);
+  const prefix = ['shardloop', options.generation ?? '', name, next(place)].join('/');
+  const device = backend === 'gloo' ? glooDevice(options) : (options.device ?? (backend === 'nccl' ? 'cuda:0' : ''));
+  try {
+    return await open(member, { store, owned: true, prefix, device, timeoutSeconds }, fail);
+  } catch (error) {
+    raw('shardloop::store_close', store);
+    throw error;
+  }
+}
+
+/** What {@link subgroup} takes; all of it is optional. */
+export interface SubgroupOptions {
+  /** For messages. Default: the name of the group around. */
+  readonly name?: string;
+  /** Default: that of the group around. */
+  readonly timeoutSeconds?: number;
+}
+
+/**
+ * The group of some `ranks` of `group`, in their order, over connections of its own. Every member must call it, in the
+ * same order as its other members; the others may: they get a group that refuses every operation.
+ * Throws BAD_ARGUMENT for ranks that are not distinct ranks of the group, BAD_LAUNCH when members do not come in time.
+ */
+export async function subgroup(group: Group, ranks: readonly number[], options: SubgroupOptions = {}): Promise<Group> {
+  const { wire, store, place, device, timeoutSeconds: inherited } = internals(group);
+  const operation = 'subgroup';
+  if (wire.destroyed) throw misuse(wire, operation, 'the group is destroyed; make a new one');
+  if (!Array.isArray(ranks) || ranks.length === 0) {
+    throw misuse(wire, operation, `expected ranks as a list with at least one rank, received ${describe(ranks)}`);
+  }
+  for (const rank of ranks) checkRank(wire, operation, 'each of ranks', rank);
+  if (new Set(ranks).size < ranks.length) {
+    throw misuse(wire, operation, `expected each rank once, received [${ranks.join(', ')}]`);
+  }
+  const world = wire.within ?? { rank: wire.rank, size: wire.size, ranks: null };
+  const inWorld = ranks.map((rank) => world.ranks?.[rank] ?? rank);
+  const within = { rank: world.rank, size: world.size, ranks: inWorld };
+  const { name = wire.name, timeoutSeconds = inherited } = options;
+  const rank = ranks.indexOf(wire.rank);
+  const alone = { rank, size: ranks.length, name, backend: 'none' as const, within };
+  checkTimeout(alone, timeoutSeconds);
+  if (rank < 0 || (ranks.length === 1 && wire.backend !== 'fake') || store === null) {
+    return new Group({ ...alone, id: null }, 'cpu', null);
+  }
+  const member: Member = { ...alone, backend: wire.backend };
+  const fail = (what: string, text: string) => misuse(member, operation, `${what}: ${plain(text)}`, 'BAD_LAUNCH');
+  // Only the members count, so the ranks are part of the name.
+  const key = `${place}/${inWorld.join(',')}:${name}`;
+  return await open(member, { store, owned: false, prefix: `${key}/${next(key)}`, device, timeoutSeconds }, fail);
+}
+
+/** The how-many-eth group of a name in a store this is. */
+function next(place: string): number {
+  const count = (made.get(place) ?? 0) + 1;
+  made.set(place, count);
+  return count;
+}
+
+interface Place {
+  readonly store: number;
+  /** Whether destroying the group closes the store. */
+  readonly owned: boolean;
+  readonly prefix: string;
+  readonly device: string;
+  readonly timeoutSeconds: number;
+}
+
+async function open(
+  member: Member,
+  { store, owned, prefix, device, timeoutSeconds }: Place,
+  fail: (what: string, text: string) => ShardloopError,
+): Promise<Group> {
+  const { backend, rank, size } = member;
+  const [id, work] = raw('shardloop::group_open', store, prefix, backend, device, rank, size, timeoutSeconds) as [
+    number,
+    number,
+  ];
+  const error = await native().workPromise(work);
+  if (error !== '') {
+    throw fail(
+      `the ${size} ranks did not find each other within ${timeoutSeconds} s; did one not start, or die?`,
+      error,
+    );
+  }
+  return new Group({ ...member, id }, backend === 'nccl' ? device : 'cpu', {
+    ...{ store, owned, place: prefix, device, timeoutSeconds },
+  });
+}
+
+function checkBackend(member: Member): void {
+  if (raw('shardloop::backend_available', member.backend)) return;
+  if (member.backend === 'nccl')
+    throw misuse(member, 'init', `backend 'nccl' is not here: ${cudaProblem()}`, 'NO_CUDA');
+  throw misuse(member, 'init', `expected backend to be 'gloo', 'nccl' or 'fake', received ${describe(member.backend)}`);
+}
+
+function storeKey(address: StoreAddress): string {
+  return 'inProcess' in address ? address.inProcess : `${address.host}:${address.port}`;
+}
+
+function cudaProblem(): string {
+  return raw('shardloop::cuda_library_problem') as string;
+}
+
+function checkOptions(options: GroupOptions): void {
+  const { rank, size, timeoutSeconds, name } = options;
+  const member = { rank, size, name: name ?? 'world', backend: 'none' as const };
+  if (!Number.isInteger(size) || size < 1)
+    throw misuse(member, 'init', `expected size to be 1 or more, received ${describe(size)}`);
+  if (!Number.isInteger(rank) || rank < 0 || rank >= size) {
+    throw misuse(member, 'init', `expected rank to be from 0 to ${size - 1}, received ${describe(rank)}`);
+  }
+  if (timeoutSeconds !== undefined) checkTimeout(member, timeoutSeconds);
+}
+
+function checkTimeout(member: Member, seconds: unknown): void {
+  if (typeof seconds === 'number' && seconds > 0 && seconds < 1e6) return;
+  throw misuse(member, 'init', `expected timeoutSeconds to be a positive number, received ${describe(seconds)}`);
+}
+
+async function openStore(
+  address: StoreAddress,
+  timeoutSeconds: number,
+  fail: (what: string, text: string) => ShardloopError,
+): Promise<number> {
+  if ('inProcess' in address) return raw('shardloop::store_in_process', address.inProcess) as number;
+
+  const where = `${address.host}:${address.port}`;
+  if (address.serve) {
+    try {
+      return raw('shardloop::store_serve', address.host, address.port, timeoutSeconds) as number;
+    } catch (error) {
+      throw fail(
+        `could not serve the store on ${where}; is the port taken, or MASTER_ADDR another host?`,
+        (error as Error).message,
+      );
+    }
+  }
+  const [store, work] = raw('shardloop::store_connect', address.host, address.port, timeoutSeconds) as [number, number];
+  const error = await native().workPromise(work);
+  if (error !== '')
+    throw fail(`could not reach the store on ${where} within ${timeoutSeconds} s; did rank 0 start there?`, error);
+  return store;
+}
+
+/** Which network Gloo takes: GLOO_SOCKET_IFNAME as in Python's torch, the loopback on one host, else the host's name. */
+function glooDevice(options: GroupOptions): string {
+  const interfaces = process.env.GLOO_SOCKET_IFNAME?.trim();
+  if (interfaces) return `interface:${interfaces}`;
+  const inProcess = options.store !== undefined && 'inProcess' in options.store;
+  return options.oneHost || inProcess ? 'host:127.0.0.1' : '';
+}

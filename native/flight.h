@@ -1,0 +1,48 @@
+// What a group did last: the operations of this rank, numbered, with shapes and times, so that an error can say who
+// arrived and who did not. Written at each launch (no formatting, no lock held elsewhere), read by the monitor.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace shardloop {
+
+class FlightRecorder {
+ public:
+  // Records a collective, which every rank of the group numbers alike, or with `peer` >= 0 a send or a receive, which
+  // has numbers of its own. Returns what finished() takes.
+  uint64_t launch(const char* operation, std::string detail, at::TensorList tensors, bool between_two = false);
+  void finished(uint64_t index, bool failed);
+
+  // {"launched": collectives so far, "operations": [[number, "all_reduce (sum)", "float32 (3, 4)", "running", ms since
+  // the launch, is between two], ...]}, oldest first.
+  std::string json() const;
+  // Changes whenever json() says something new (but for the times).
+  uint64_t version() const;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct Operation {
+    uint64_t index = 0, number = 0;
+    const char* operation = "";
+    std::string detail;
+    at::ScalarType dtype = at::kFloat;
+    std::vector<int64_t> sizes;
+    int64_t tensors = 0, elements = 0;
+    bool between_two = false;
+    enum class State : uint8_t { kRunning, kDone, kFailed } state = State::kRunning;
+    Clock::time_point launched;
+  };
+  static constexpr size_t kKept = 16;
+
+  mutable std::mutex mutex_;
+  std::array<Operation, kKept> kept_;
+  uint64_t launched_ = 0, collectives_ = 0, between_two_ = 0, version_ = 0;
+};
+
+}  // namespace shardloop
