@@ -40,6 +40,7 @@ export type { Int, Scalar } from './core/op-support.js';
 export * as ops from './core/ops.js';
 export { getRandomState, manualSeed, setRandomState } from './core/random.js';
 export { disposeAll, keep, scope } from './core/scope.js';
+export { type Span, span } from './core/spans.js';
 export {
   arange,
   type Complex,

@@ -1,10 +1,35 @@
 #include "flight.h"
 
 #include <algorithm>
+#include <atomic>
+#include <utility>
 
 #include "names.h"
 
 namespace shardloop {
+namespace {
+
+std::atomic<bool> recording{false};
+std::mutex times_mutex;
+std::vector<int64_t> times;
+constexpr size_t kMostTimes = 5'000'000;  // a forgotten timeline must not fill the memory
+
+int64_t nanoseconds(std::chrono::steady_clock::time_point time) {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
+}
+
+}  // namespace
+
+void record_times(bool enabled) {
+  std::lock_guard<std::mutex> lock(times_mutex);
+  times.clear();
+  recording = enabled;
+}
+
+std::vector<int64_t> take_times() {
+  std::lock_guard<std::mutex> lock(times_mutex);
+  return std::exchange(times, {});
+}
 
 uint64_t FlightRecorder::launch(const char* operation, std::string detail, at::TensorList tensors, bool between_two) {
   std::lock_guard<std::mutex> lock(mutex_);
@@ -36,6 +61,11 @@ void FlightRecorder::finished(uint64_t index, bool failed) {
   if (kept.index != index) return;  // newer operations took its place
   kept.state = failed ? Operation::State::kFailed : Operation::State::kDone;
   ++version_;
+  if (!recording.load(std::memory_order_relaxed)) return;
+  std::lock_guard<std::mutex> times_lock(times_mutex);
+  if (times.size() >= kMostTimes) return;
+  times.insert(times.end(), {group, static_cast<int64_t>(kept.number), kept.between_two, nanoseconds(kept.launched),
+                             nanoseconds(Clock::now())});
 }
 
 uint64_t FlightRecorder::version() const {

@@ -12,8 +12,16 @@
 
 namespace shardloop {
 
+// While a timeline is recorded, finished operations are kept whole; see take_times.
+void record_times(bool enabled);
+// Of each finished operation since the last call, five numbers: its group, its number, whether it is between two ranks,
+// the launch and the end in nanoseconds of the monotonic clock.
+std::vector<int64_t> take_times();
+
 class FlightRecorder {
  public:
+  int64_t group = 0;  // the group's id, for take_times()
+
   // Records a collective, which every rank of the group numbers alike, or with `peer` >= 0 a send or a receive, which
   // has numbers of its own. Returns what finished() takes.
   uint64_t launch(const char* operation, std::string detail, at::TensorList tensors, bool between_two = false);

@@ -128,6 +128,7 @@ std::tuple<int64_t, int64_t> group_open(int64_t store_id, const std::string& pre
   int64_t work = run_as_work([=, &t] {
     auto group = std::make_shared<Group>();
     group->timeout = milliseconds(timeout);
+    group->state->flight.group = id;
     group->works_on_streams = factory.works_on_streams;
     group->store = c10::make_intrusive<c10d::PrefixStore>(prefix, store);
     group->store->setTimeout(group->timeout);
@@ -234,6 +235,8 @@ TORCH_LIBRARY_FRAGMENT(shardloop, m) {
   m.def("group_ask(int group) -> str[]", &group_ask);
   m.def("group_fail(int group, str text) -> str", &group_fail);
   m.def("group_agree(int group, int number, str text) -> str[]", &group_agree);
+  m.def("record_times(bool enabled) -> ()", &record_times);
+  m.def("take_times() -> int[]", &take_times);
   m.def("backend_available(str name) -> bool", &backend_available);
 }
 

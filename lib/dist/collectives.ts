@@ -16,6 +16,7 @@ import {
   shapesOf,
 } from './checks.js';
 import { collectiveFailure } from './diagnosis.js';
+import { noteLaunch } from './timeline.js';
 import { type Collective, count, type Traffic } from './traffic.js';
 import { Work } from './work.js';
 
@@ -247,7 +248,8 @@ function launch(
   if (!between) wire.sequence += 1;
   const number = between ? 0 : wire.sequence;
   const parts = name === 'gather' || name === 'scatter' ? wire.size : 1;
-  count(wire.traffic, name, parts * sized.reduce((sum, t) => sum + t.numel * dtypeBytes(t.dtype), 0), wire.size);
+  const bytes = parts * sized.reduce((sum, t) => sum + t.numel * dtypeBytes(t.dtype), 0);
+  count(wire.traffic, name, bytes, wire.size);
   const operation = detail === '' ? name : `${name} (${detail})`;
   // Read now: the tensors may be disposed by the time something fails.
   const shapes = wire.id === null || alike.length === 0 ? '' : shapesOf(alike);
@@ -270,7 +272,8 @@ function launch(
     // Gloo refuses some operations as soon as they are called on closed connections.
     throw explain(error instanceof Error ? error.message : String(error));
   }
-  return new Work(id, explain);
+  noteLaunch(wire, name, operation, number, bytes);
+  return new Work(id, explain, operation);
 }
 
 const CHECKING = checksAgreement();

@@ -2,6 +2,13 @@
 export type { Backend, ReduceOp } from './checks.js';
 export type { AllToAllRows } from './collectives.js';
 export {
+  type CommunicationEntry,
+  type CommunicationLog,
+  communicationLog,
+  formatCommunication,
+  type Straggler,
+} from './communication-log.js';
+export {
   createGroup,
   type GroupOptions,
   type InitOptions,
@@ -17,5 +24,6 @@ export { join, type Turn } from './join.js';
 export { type LaunchOptions, type LaunchResult, launch } from './launch.js';
 export { Mesh, type MeshShape, mesh } from './mesh.js';
 export type { OutputMode, RankEnd } from './rank-process.js';
+export { chromeTrace, type Launched, type RankTimeline, startTimeline, Timeline } from './timeline.js';
 export { busFactor, type Collective, type Traffic } from './traffic.js';
 export { Work } from './work.js';

@@ -2,6 +2,7 @@
 // nor a thread of libuv's pool (done). A work that nobody waits for is let go by the finalization registry.
 import { native, raw } from '../core/binding.js';
 import { ShardloopError } from '../core/errors.js';
+import { addSpan, isRecordingSpans, now, span } from '../core/spans.js';
 
 /** Turns the native error text into the error that a user sees. */
 export type Explain = (text: string) => ShardloopError;
@@ -14,13 +15,15 @@ const forgotten = new FinalizationRegistry<number>((id) => {
 export class Work {
   readonly #id: number | null;
   readonly #explain: Explain;
+  readonly #name: string;
   #outcome: ShardloopError | 'ok' | null = null;
   #promise: Promise<void> | null = null;
 
   /** Internal: works come from the methods of a Group. A null id is a work that was complete from the start. */
-  constructor(id: number | null, explain: Explain) {
+  constructor(id: number | null, explain: Explain, name = 'a collective') {
     this.#id = id;
     this.#explain = explain;
+    this.#name = name;
     if (id === null) this.#outcome = 'ok';
     else forgotten.register(this, id, this);
   }
@@ -42,7 +45,7 @@ export class Work {
           'wait: done() was called on this work before; await its promise instead',
         );
       }
-      this.#settle(raw('shardloop::work_wait', this.#id) as string);
+      this.#settle(span('wait', this.#name, undefined, () => raw('shardloop::work_wait', this.#id) as string));
     }
     if (this.#outcome instanceof ShardloopError) throw this.#outcome;
   }
@@ -54,7 +57,11 @@ export class Work {
   }
 
   async #await(): Promise<void> {
-    if (this.#outcome === null) this.#settle(await native().workPromise(this.#id!));
+    if (this.#outcome === null) {
+      const start = isRecordingSpans() ? now() : 0;
+      this.#settle(await native().workPromise(this.#id!));
+      if (start > 0) addSpan('wait', this.#name, start);
+    }
     if (this.#outcome instanceof ShardloopError) throw this.#outcome;
   }
 

@@ -6,7 +6,7 @@
 //   output   what segment k returned; holds the graph of segment k (none if k is checkpointed)
 //   leaf     the same memory cut off from that graph; the input of segment k + 1, whose backward leaves its gradient here
 // backward(k) takes the gradients from the leaves, and frees leaf, gradient, output and graph before it goes on to k - 1.
-import { backward, getRandomState, noGrad, scope, setRandomState, type Tensor } from '../core/index.js';
+import { backward, getRandomState, noGrad, scope, setRandomState, span, type Tensor } from '../core/index.js';
 import { type Carry, cut, type Segment } from '../nn/index.js';
 import { alone, type Strategy } from './strategy.js';
 
@@ -46,11 +46,11 @@ export function runSegments(
       inputs[k] = carry;
       if (forgets(k)) {
         randomStates[k] = getRandomState(deviceOf(carry)); // dropout must draw the same numbers when the segment runs again
-        const output = noGrad(() => segment.forward(carry));
+        const output = span('compute', 'forward', k, () => noGrad(() => segment.forward(carry)));
         carry = cut(segment, carry, output, { recorded: false });
         for (const t of output) if (!carry.includes(t)) t.dispose(); // the leaf alone holds the memory now
       } else {
-        const output = segment.forward(carry);
+        const output = span('compute', 'forward', k, () => segment.forward(carry));
         outputs[k] = output;
         carry = k < last ? cut(segment, carry, output, { recorded: true }) : output;
       }
@@ -60,9 +60,13 @@ export function runSegments(
 
     for (let k = last; k >= 0; k--) {
       strategy.gather(k);
-      if (forgets(k)) outputs[k] = replay(segments[k]!, inputs[k]!, randomStates[k]!);
-      if (k === last) backward([loss]);
-      else backwardFrom(outputs[k]!, inputs[k + 1]!, inputs[k]!);
+      if (forgets(k)) {
+        outputs[k] = span('compute', 'forward again', k, () => replay(segments[k]!, inputs[k]!, randomStates[k]!));
+      }
+      span('compute', 'backward', k, () => {
+        if (k === last) backward([loss]);
+        else backwardFrom(outputs[k]!, inputs[k + 1]!, inputs[k]!);
+      });
       delete outputs[k];
       if (reduce) strategy.reduce(k);
       strategy.release(k);

@@ -50,6 +50,12 @@ const training = {
   evalSplit: z.number().min(0).max(0.9).default(0).describe('share of the records held out for evaluation'),
   evalData: z.string().optional().describe('file of records for evaluation (instead of `evalSplit`)'),
   evalSteps: whole(0).default(0).describe('evaluate every N steps; 0: only before the first and after the last'),
+  trace: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('file for a timeline of all ranks (Chrome trace format); the communication log is written beside it'),
+  traceSteps: whole(1).default(5).describe('how many steps the timeline holds, from the second one on'),
   logSteps: whole(1).default(10).describe('without a terminal, print a line every N steps'),
 };
 

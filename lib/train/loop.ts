@@ -16,6 +16,7 @@ import { planRun } from './plan.js';
 import { openSinks, type Run, seedStep, sumOverRanks } from './run.js';
 import { type StepContext, trainStep } from './step.js';
 import type { RunSummary } from './summary.js';
+import { StepTrace } from './trace.js';
 
 /** What is trained on, and what is only measured. */
 export interface TrainingData {
@@ -61,6 +62,7 @@ export async function trainLoop(run: Run, model: GPT2LMHeadModel, data: Training
     evalLossBefore: before.step === 0 && !options.dryRun ? (await measure())?.loss : undefined,
   };
   const sinks = openSinks(run, total, before.step);
+  const trace = new StepTrace(run, before.step, options.dryRun ? before.step + 1 : total);
   model.train();
   try {
     for (let step = before.step + 1; step <= total; step++) {
@@ -68,8 +70,10 @@ export async function trainLoop(run: Run, model: GPT2LMHeadModel, data: Training
       const batch = batches.next()!;
       seedStep(run, step);
       const lr = schedule.lr;
+      trace.before(step);
       const { loss, gradNorm } = await trainStep(context, microBatches(model, batch, device));
       schedule.advance();
+      await trace.after(step);
 
       const time = clock();
       const fed = batch.microBatches.reduce((sum, { mask }) => sum + mask.reduce((n, bit) => n + bit, 0), 0);
@@ -95,6 +99,7 @@ export async function trainLoop(run: Run, model: GPT2LMHeadModel, data: Training
     }
     if (options.dryRun) summary.plan = planRun(run, model.parameters(), [...context.parameters], data, batches, total);
   } finally {
+    trace.cancel();
     await sinks.close();
     optimizer.dispose();
   }

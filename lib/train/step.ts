@@ -1,6 +1,6 @@
 // The training step, on one page: micro-batches through the segments, the gradients of all ranks combined, clipped, and
 // applied. What happens around a segment is the strategy's (lib/parallel); what a batch is, is lib/data's.
-import type { Tensor } from '../core/index.js';
+import { span, type Tensor } from '../core/index.js';
 import type { Group } from '../dist/index.js';
 import type { Carry, Segment } from '../nn/index.js';
 import { clipGradNorm, type Optimizer } from '../optim/index.js';
@@ -61,7 +61,8 @@ export async function trainStep(context: StepContext, batches: readonly (() => M
   const gradNorm = clipGradNorm(parameters, clip > 0 ? clip : Number.POSITIVE_INFINITY);
   const globalLoss = await group.sum(loss);
   // Both numbers are the same on every rank, so all ranks skip together an update that would spread NaN.
-  if (Number.isFinite(globalLoss) && Number.isFinite(gradNorm)) optimizer.step();
+  if (Number.isFinite(globalLoss) && Number.isFinite(gradNorm))
+    span('compute', 'optimizer', undefined, () => optimizer.step());
   optimizer.zeroGrad();
   return { loss: globalLoss, gradNorm };
 }
