@@ -1,7 +1,8 @@
-// `npm run soak`: the long forms of what the tests do shortly: 100,000 fuzzed calls of the bridge in child processes, and
-// ten thousand training steps with flat memory. A death names its seed and its call. Options: --calls N, --seed N,
-// --steps N, --only REGEX (of op names).
+// `npm run soak`: the long forms of what the tests do shortly: 100,000 fuzzed calls of the bridge in child processes, ten
+// thousand training steps with flat memory, and every fault between ranks ten times. A death names its seed and its
+// call. Options: --calls N, --seed N, --steps N, --faults N, --only REGEX (of op names).
 import { parseArgs } from 'node:util';
+import { FAULTS, faultsOf, runFault } from '../test/dist/faults.js';
 import { type Run, runChild, runTraining } from '../test/fuzz/runner.js';
 import { faultsOfOutcome, faultsOfTrace } from '../test/fuzz/verdict.js';
 
@@ -10,6 +11,7 @@ const { values } = parseArgs({
     calls: { type: 'string', default: '100000' },
     seed: { type: 'string', default: '1' },
     steps: { type: 'string', default: '10000' },
+    faults: { type: 'string', default: '10' },
     only: { type: 'string', default: '' },
   },
 });
@@ -43,5 +45,14 @@ if (steps > 0) {
       `${mb(trace.resident[1])} to ${mb(trace.resident.at(-1))}`,
   );
   for (const fault of found) console.log(`  ${fault}`);
+}
+
+for (let i = 0; i < Number(values.faults); i++) {
+  for (const fault of FAULTS) {
+    const found = faultsOf(await runFault(fault), 1);
+    faults.push(...found);
+    for (const text of found) console.log(`  ${text}`);
+  }
+  console.log(`faults between ranks, round ${i + 1} of ${values.faults}`);
 }
 if (faults.length > 0) process.exitCode = 1;

@@ -7,13 +7,7 @@ import { checkRank, type Member, misuse, plain } from './checks.js';
 import { type LaunchEnvironment, readEnvironment } from './environment.js';
 import { recordUncaughtFailures } from './failure-report.js';
 import { Group, internals } from './group.js';
-
-/** Where the ranks of a new group find each other. */
-export type StoreAddress =
-  /** A store over TCP; `serve` on the one process that holds it. */
-  | { readonly host: string; readonly port: number; readonly serve?: boolean }
-  /** A store inside this process, for ranks that are worker threads of it. */
-  | { readonly inProcess: string };
+import { openStore, type StoreAddress } from './store.js';
 
 /** What describes a new group; the same on every rank, except for `rank` and `device`. */
 export interface GroupOptions {
@@ -216,31 +210,6 @@ function checkOptions(options: GroupOptions): void {
 function checkTimeout(member: Member, seconds: unknown): void {
   if (typeof seconds === 'number' && seconds > 0 && seconds < 1e6) return;
   throw misuse(member, 'init', `expected timeoutSeconds to be a positive number, received ${describe(seconds)}`);
-}
-
-async function openStore(
-  address: StoreAddress,
-  timeoutSeconds: number,
-  fail: (what: string, text: string) => ShardloopError,
-): Promise<number> {
-  if ('inProcess' in address) return raw('shardloop::store_in_process', address.inProcess) as number;
-
-  const where = `${address.host}:${address.port}`;
-  if (address.serve) {
-    try {
-      return raw('shardloop::store_serve', address.host, address.port, timeoutSeconds) as number;
-    } catch (error) {
-      throw fail(
-        `could not serve the store on ${where}; is the port taken, or MASTER_ADDR another host?`,
-        (error as Error).message,
-      );
-    }
-  }
-  const [store, work] = raw('shardloop::store_connect', address.host, address.port, timeoutSeconds) as [number, number];
-  const error = await native().workPromise(work);
-  if (error !== '')
-    throw fail(`could not reach the store on ${where} within ${timeoutSeconds} s; did rank 0 start there?`, error);
-  return store;
 }
 
 /** Which network Gloo takes: GLOO_SOCKET_IFNAME as in Python's torch, the loopback on one host, else the host's name. */

@@ -13,7 +13,6 @@ export {
   type GroupOptions,
   type InitOptions,
   init,
-  type StoreAddress,
   type SubgroupOptions,
   subgroup,
 } from './create-group.js';
@@ -24,6 +23,7 @@ export { join, type Turn } from './join.js';
 export { type LaunchOptions, type LaunchResult, launch } from './launch.js';
 export { Mesh, type MeshShape, mesh } from './mesh.js';
 export type { OutputMode, RankEnd } from './rank-process.js';
+export type { StoreAddress } from './store.js';
 export { chromeTrace, type Launched, type RankTimeline, startTimeline, Timeline } from './timeline.js';
 export { busFactor, type Collective, type Traffic } from './traffic.js';
 export { Work } from './work.js';
