@@ -84,7 +84,9 @@ export async function init(options: InitOptions = {}): Promise<Group> {
 export async function createGroup(options: GroupOptions): Promise<Group> {
   const { rank, size, name = 'world', backend = 'gloo', timeoutSeconds = DEFAULT_TIMEOUT_SECONDS } = options;
   checkOptions(options);
-  if (size === 1 && backend !== 'fake') return new Group({ rank, size, name, backend: 'none', id: null }, 'cpu', null);
+  // A group of one over NCCL in a store of this process is opened for real: to check the device and the library.
+  const isCheck = backend === 'nccl' && options.store !== undefined && 'inProcess' in options.store;
+  if (size === 1 && backend !== 'fake' && !isCheck) return new Group({ rank, size, name, backend: 'none', id: null }, 'cpu', null);
   const member: Member = { rank, size, name, backend };
   checkBackend(member);
   const fail = (what: string, text: string) => misuse(member, 'init', `${what}: ${plain(text)}`, 'BAD_LAUNCH');
