@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "error.h"
+#include "value_guards.h"
 
 namespace shardloop {
 namespace {
@@ -219,6 +220,7 @@ std::vector<Guard> guards_of(const Schema& schema) {
                            "_batch_norm_with_update_functional", "_batch_norm_no_update", "batch_norm_update_stats"}) {
     if (base == norm) guards.push_back(batch_norm);
   }
+  add_value_guards(schema, &guards);
   for (const char* network : {"lstm", "gru", "rnn_tanh", "rnn_relu"}) {
     if (base == network) guards.push_back(recurrent);
   }

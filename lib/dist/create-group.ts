@@ -86,7 +86,8 @@ export async function createGroup(options: GroupOptions): Promise<Group> {
   checkOptions(options);
   // A group of one over NCCL in a store of this process is opened for real: to check the device and the library.
   const isCheck = backend === 'nccl' && options.store !== undefined && 'inProcess' in options.store;
-  if (size === 1 && backend !== 'fake' && !isCheck) return new Group({ rank, size, name, backend: 'none', id: null }, 'cpu', null);
+  if (size === 1 && backend !== 'fake' && !isCheck)
+    return new Group({ rank, size, name, backend: 'none', id: null }, 'cpu', null);
   const member: Member = { rank, size, name, backend };
   checkBackend(member);
   const fail = (what: string, text: string) => misuse(member, 'init', `${what}: ${plain(text)}`, 'BAD_LAUNCH');
