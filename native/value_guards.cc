@@ -64,6 +64,41 @@ void segments(const Schema& schema, const Stack& stack) {
     fail(schema, "expected offsets that do not fall, received ones that do.");
 }
 
+// Pooling's backward writes to where the indices point, within the last `axes` axes of the input.
+void pooling(const Schema& schema, const Stack& stack) {
+  const auto input = readable(schema, stack, "self");
+  const auto indices = readable(schema, stack, "indices");
+  const auto gradient = readable(schema, stack, "grad_output");
+  const int64_t axes = schema.name().find("3d") != std::string::npos ? 3 : 2;
+  if (!input || !indices || input->dim() < axes) return;
+  if (gradient && gradient->sizes() != indices->sizes())
+    fail(schema, "expected indices of grad_output's shape, received another.");
+  int64_t plane = 1;
+  for (int64_t axis = input->dim() - axes; axis < input->dim(); ++axis) plane *= input->size(axis);
+  within(schema, *indices, "indices", 0, plane - 1);
+}
+
+// LayerNorm's backward reads one mean and one deviation a row.
+void layer_norm(const Schema& schema, const Stack& stack) {
+  int64_t elements = 1;
+  for (size_t i = 0; i < stack.size(); ++i)
+    if (schema.arguments()[i].name() == "normalized_shape")
+      for (const auto& size : stack[i].toListRef()) elements *= size.toInt();
+  const auto input = readable(schema, stack, "input");
+  if (!input || elements <= 0) return;
+  for (size_t i = 0; i < stack.size(); ++i) {
+    const std::string& name = schema.arguments()[i].name();
+    if (!stack[i].isTensor() || !stack[i].toTensor().defined()) continue;
+    const at::Tensor& tensor = stack[i].toTensor();
+    const bool of_rows = name == "mean" || name == "rstd";
+    if (!of_rows && name != "grad_out" && name != "weight") continue;
+    const int64_t expected = of_rows ? input->numel() / elements : name == "weight" ? elements : input->numel();
+    if (tensor.numel() != expected)
+      fail(schema, "expected " + std::to_string(expected) + " elements in '" + name + "', received " +
+                       std::to_string(tensor.numel()) + ".");
+  }
+}
+
 int64_t least_of(at::ScalarType dtype) {
   switch (dtype) {
     case at::kLong: return std::numeric_limits<int64_t>::min();
@@ -104,6 +139,9 @@ void truncating_division(const Schema& schema, const Stack& stack) {
 void add_value_guards(const Schema& schema, std::vector<Guard>* guards) {
   const std::string_view name = schema.name();
   if (name == "aten::ctc_loss" || name == "aten::_ctc_loss") guards->push_back(ctc);
+  if (name == "aten::max_pool2d_with_indices_backward" || name == "aten::max_pool3d_with_indices_backward")
+    guards->push_back(pooling);
+  if (name == "aten::native_layer_norm_backward") guards->push_back(layer_norm);
   if (name == "aten::segment_reduce") guards->push_back(segments);
   for (const char* division : {"aten::div", "aten::div_", "aten::divide", "aten::divide_"})
     if (name == division) guards->push_back(truncating_division);
