@@ -59,7 +59,8 @@ export function whole(least: number) {
   };
 }
 
-function number(least: number, most = Number.POSITIVE_INFINITY) {
+/** A number from `least` to `most`, or a usage error. */
+export function number(least: number, most = Number.POSITIVE_INFINITY) {
   return (text: string): number => {
     const value = Number(text);
     if (text.trim() !== '' && Number.isFinite(value) && value >= least && value <= most) return value;

@@ -5,6 +5,7 @@ import { realpathSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { Command } from 'commander';
 import { version } from '../train/versions.js';
+import { benchCommand } from './bench.js';
 import { doctorCommand } from './doctor.js';
 import { EXIT, fail } from './exit.js';
 import { finetuneCommand } from './finetune.js';
@@ -27,6 +28,7 @@ export function program(): Command {
     generateCommand(),
     mergeCommand(),
     launchCommand(),
+    benchCommand(),
     doctorCommand(),
     setupCommand(),
   ]) {
