@@ -4,6 +4,8 @@
 #include <ATen/Functions.h>
 #include <torch/library.h>
 
+#include <cstring>
+
 #include "error.h"
 #include "wire_tensors.h"
 #include "works.h"
@@ -144,10 +146,30 @@ int64_t reduce_scatter(at::TensorList output_list, at::TensorList input_list, co
   c10d::ReduceScatterOptions options;
   options.reduceOp = reduce_op(op);
   std::vector<WorkPtr> works;
-  for (size_t i = 0; i < inputs.size(); ++i)
-    works.push_back(group->backend->_reduce_scatter_base(outputs[i], inputs[i], options));
-  // Gloo reduces into a copy and picks this rank's part out of it in wait().
-  return launch.track(std::move(works), Completion::kByWaiting);
+  if (group->backend->getBackendName() != "gloo" || !inputs[0].is_cpu() || !alike(inputs)) {
+    for (size_t i = 0; i < inputs.size(); ++i)
+      works.push_back(group->backend->_reduce_scatter_base(outputs[i], inputs[i], options));
+    return launch.track(std::move(works), Completion::kByWaiting);
+  }
+  // Gloo reduces all of a copy, and c10d would pick this rank's part out of it in wait(), which takes a waiting thread
+  // for each operation. The same here, with the last part done by the thread that completes the work.
+  c10d::AllreduceOptions whole_options;
+  whole_options.reduceOp = reduce_op(op);
+  std::vector<at::Tensor> sums;
+  for (const at::Tensor& input : inputs) {
+    sums.push_back(input.detach().clone());
+    std::vector<at::Tensor> one{sums.back()};
+    works.push_back(group->backend->allreduce(one, whole_options));
+  }
+  auto pick = [outputs, sums, rank = group->backend->getRank()] {
+    for (size_t i = 0; i < sums.size(); ++i) {
+      const size_t bytes = outputs[i].nbytes();
+      if (bytes > 0)
+        std::memcpy(outputs[i].mutable_data_ptr(), static_cast<const char*>(sums[i].const_data_ptr()) + rank * bytes,
+                    bytes);
+    }
+  };
+  return launch.track(std::move(works), Completion::kByFuture, pick);
 }
 
 // Row counts of the parts to and from each rank along axis 0; empty: equal parts.
