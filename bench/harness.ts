@@ -82,15 +82,21 @@ export function print(benchmark: string, timings: Timing[], ratios: Record<strin
   return report;
 }
 
+/** The Python that has torch: SHARDLOOP_ORACLE_PYTHON, or that of the oracle's environment. */
+export function oraclePython(): string {
+  const cache =
+    process.env.SHARDLOOP_CACHE ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'shardloop');
+  const program = process.env.SHARDLOOP_ORACLE_PYTHON ?? join(cache, 'python', 'bin', 'python');
+  if (!existsSync(program)) throw new Error(`Python's contenders need ${program}: \`npm run test:oracle\` makes it`);
+  return program;
+}
+
 /**
  * Contenders in Python: one process of bench/`script`, which reads `name iterations` lines and answers each with the
  * nanoseconds of one iteration. Close it when done.
  */
 export function pythonContenders(script: string, names: readonly string[]): { contenders: Contender[]; close(): void } {
-  const cache =
-    process.env.SHARDLOOP_CACHE ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'shardloop');
-  const program = process.env.SHARDLOOP_ORACLE_PYTHON ?? join(cache, 'python', 'bin', 'python');
-  if (!existsSync(program)) throw new Error(`Python's contenders need ${program}: \`npm run test:oracle\` makes it`);
+  const program = oraclePython();
   const file = join(dirname(fileURLToPath(import.meta.url)), script);
   const child = spawn(program, ['-u', file], { stdio: ['pipe', 'pipe', 'inherit'] });
   const answers = createInterface({ input: child.stdout })[Symbol.asyncIterator]();

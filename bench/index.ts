@@ -1,7 +1,8 @@
 // `npm run bench [-- NAME...] [--json]`: runs the named benchmarks, or all. They measure the built package (dist).
+import { collectives } from './collectives.js';
 import { dispatch } from './dispatch.js';
 
-const BENCHMARKS: Record<string, (json: boolean) => Promise<unknown>> = { dispatch };
+const BENCHMARKS: Record<string, (json: boolean) => Promise<unknown>> = { dispatch, collectives };
 
 const args = process.argv.slice(2);
 const json = args.includes('--json');

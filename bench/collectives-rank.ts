@@ -1,0 +1,34 @@
+// Our side of bench/collectives.ts: a rank that reads `operation bytes iterations` and answers with the nanoseconds of one
+// operation. Arguments: rank, size, the port of the store.
+import { createInterface } from 'node:readline';
+import { dist, setNumThreads, type Tensor, tensor } from 'shardloop';
+
+const [rank, size, port] = process.argv.slice(2).map(Number) as [number, number, number];
+setNumThreads(1);
+const group = await dist.createGroup({
+  rank,
+  size,
+  store: { host: '127.0.0.1', port, serve: rank === 0 },
+  oneHost: true,
+});
+
+const once: Record<string, (whole: Tensor, shard: Tensor) => void> = {
+  all_reduce: (whole) => group.allReduce(whole).wait(),
+  all_gather: (whole, shard) => group.allGather(whole, shard).wait(),
+  reduce_scatter: (whole, shard) => group.reduceScatter(shard, whole).wait(),
+};
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const [name, bytes, iterations] = line.split(' ') as [string, string, string];
+  const whole = tensor(new Float32Array(Number(bytes) / 4).fill(1));
+  const shard = tensor(new Float32Array(Number(bytes) / 4 / size).fill(1));
+  const work = once[name]!;
+  work(whole, shard);
+  group.barrier().wait();
+  const start = process.hrtime.bigint();
+  for (let i = 0; i < Number(iterations); i++) work(whole, shard);
+  console.log(Number(process.hrtime.bigint() - start) / Number(iterations));
+  whole.dispose();
+  shard.dispose();
+}
+await group.destroy();

@@ -1,0 +1,128 @@
+// What a collective costs from TypeScript, on two ranks over Gloo, against C++ on the same c10d, Python's torch.distributed
+// and Open MPI. The goal is 1.1 of C++'s time from 64 kB up, and 1.3 below. It measures what stands above the wire.
+import { execFileSync, spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { compare, medianOf, oraclePython, print, type Report, type Timing } from './harness.js';
+import { type Ranks, startRanks } from './rank-pair.js';
+
+const OPERATIONS = ['all_reduce', 'all_gather', 'reduce_scatter'];
+/** Bytes, and how many operations one round takes. */
+const SIZES: readonly [string, number, number][] = [
+  ['1 kB', 1024, 100],
+  ['64 kB', 64 << 10, 50],
+  ['1 MB', 1 << 20, 10],
+  ['16 MB', 16 << 20, 2],
+  ['64 MB', 64 << 20, 1],
+];
+const SIZE = 2;
+const ROUNDS = Number(process.env.SHARDLOOP_BENCH_ROUNDS ?? 9);
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const here = (name: string) => join(root, 'bench', name);
+
+/** Runs the benchmark and prints it. */
+export async function collectives(json: boolean): Promise<Report> {
+  const folder = mkdtempSync(join(tmpdir(), 'shardloop-bench-'));
+  const ranks = (line: (rank: string) => string[]) => Array.from({ length: SIZE }, (_, rank) => line(String(rank)));
+  const size = String(SIZE);
+  const started: Ranks[] = [];
+  try {
+    const port = String(await freePort());
+    const ours = [process.execPath, '--import', 'tsx', here('collectives-rank.ts')];
+    const program = compileC10d();
+    started.push(
+      startRanks(
+        'shardloop',
+        ranks((rank) => [...ours, rank, size, port]),
+      ),
+      startRanks(
+        'C++',
+        ranks((rank) => [program, rank, size, join(folder, 'c10d')]),
+      ),
+      startRanks(
+        'Python',
+        ranks((rank) => [oraclePython(), '-u', here('collectives.py'), rank, size, join(folder, 'python')]),
+      ),
+    );
+    const mpi = compileMpi(folder);
+    if (mpi !== null) started.push(startRanks('MPI', [mpi]));
+    return report(await measure(started), started.length > 3, json);
+  } finally {
+    for (const contender of started) contender.close();
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+async function measure(started: readonly Ranks[]): Promise<Timing[]> {
+  const timings: Timing[] = [];
+  for (const operation of OPERATIONS) {
+    for (const [label, bytes, iterations] of SIZES) {
+      const contenders = started.map((contender) => ({
+        name: `${operation} ${label} ${contender.name}`,
+        run: (n: number) => contender.run(`${operation} ${bytes} ${n}`),
+      }));
+      console.error(`${operation} ${label}`);
+      timings.push(...(await compare(contenders, { rounds: ROUNDS, iterations, warmups: 1 })));
+    }
+  }
+  return timings;
+}
+
+function report(timings: Timing[], withMpi: boolean, json: boolean): Report {
+  const ratios: Record<string, number> = {};
+  for (const operation of OPERATIONS) {
+    for (const [label] of SIZES) {
+      const time = (name: string) => medianOf(timings, `${operation} ${label} ${name}`);
+      for (const other of withMpi ? ['C++', 'Python', 'MPI'] : ['C++', 'Python']) {
+        ratios[`${operation} ${label}: ours / ${other}`] = time('shardloop') / time(other);
+      }
+    }
+  }
+  return print('collectives', timings, ratios, json);
+}
+
+/** The C++ program against the addon's own libtorch; compiled when its source is newer. Takes about a minute. */
+function compileC10d(): string {
+  const source = here('collectives_c10d.cc');
+  const record = join(root, 'build/Release/shardloop.json');
+  const { libtorch, compiler } = JSON.parse(readFileSync(record, 'utf8')) as {
+    libtorch: { dir: string };
+    compiler: string;
+  };
+  const output = join(root, 'build/bench/collectives_c10d');
+  const newest = Math.max(statSync(source).mtimeMs, statSync(record).mtimeMs);
+  if (existsSync(output) && statSync(output).mtimeMs > newest) return output;
+  mkdirSync(join(root, 'build/bench'), { recursive: true });
+  console.error('compiling bench/collectives_c10d.cc');
+  const { dir } = libtorch;
+  const folders = [join(root, 'native/gloo_declarations'), `${dir}/include`, `${dir}/include/torch/csrc/api/include`];
+  const includes = folders.flatMap((path) => ['-isystem', path]);
+  const link = [`-L${dir}/lib`, '-ltorch_cpu', '-lc10', `-Wl,-rpath,${dir}/lib`];
+  const flags = ['-std=c++20', '-O2', '-DNDEBUG', '-DUSE_C10D_GLOO', ...includes];
+  execFileSync(compiler.split(' ')[0]!, [...flags, source, '-o', output, ...link], { stdio: ['ignore', 2, 2] });
+  return output;
+}
+
+/** mpirun's command line, or null where Open MPI is not installed. */
+function compileMpi(folder: string): string[] | null {
+  if (spawnSync('mpicc', ['--version']).status !== 0) {
+    console.error('collectives: no Open MPI here (mpicc); its column is left out. Debian: openmpi-bin libopenmpi-dev');
+    return null;
+  }
+  const output = join(folder, 'collectives_mpi');
+  execFileSync('mpicc', ['-O2', here('collectives_mpi.c'), '-o', output], { stdio: ['ignore', 2, 2] });
+  const asRoot = process.getuid?.() === 0 ? ['--allow-run-as-root'] : [];
+  return ['mpirun', ...asRoot, '--oversubscribe', '--bind-to', 'none', '-np', String(SIZE), output];
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as { port: number };
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
