@@ -78,7 +78,7 @@ async function bench(operation: string | undefined, flags: BenchFlags): Promise<
     ...{ op: flags.op, datatype: flags.datatype, root: flags.root },
   };
   const plans = (all ? Object.keys(OPERATIONS) : [operation]).map((name) => planBench({ ...options, operation: name }));
-  const nproc = flags.nproc ?? (flags.backend === 'nccl' ? (await import('../core/index.js')).cudaDeviceCount() : 2);
+  const nproc = flags.nproc ?? (flags.backend === 'nccl' ? await devices() : 2);
   if (mustStartRanks(nproc)) {
     for (const plan of plans) rootsOf(plan, nproc);
     return await startRanks(nproc);
@@ -86,11 +86,22 @@ async function bench(operation: string | undefined, flags: BenchFlags): Promise<
   await measure(plans, flags);
 }
 
+/** How many CUDA devices there are; NO_CUDA when there is none. */
+async function devices(): Promise<number> {
+  const { cudaDeviceCount } = await import('../core/index.js');
+  const count = cudaDeviceCount();
+  if (count > 0) return count;
+  throw new ShardloopError(
+    'NO_CUDA',
+    'bench: expected a CUDA device for --backend nccl, found none; see `npx shardloop doctor`, or leave --backend out',
+  );
+}
+
 async function measure(plans: readonly BenchPlan[], flags: BenchFlags): Promise<void> {
   const { init, readEnvironment } = await import('../dist/index.js');
   const { runBench, tableFoot, tableHead, tableRow, writeFiles, writeReport } = await import('../bench/index.js');
   const group = await init({ backend: flags.backend });
-  const device = group.backend === 'nccl' ? `cuda:${readEnvironment().localRank}` : 'cpu';
+  const device = flags.backend === 'nccl' ? `cuda:${readEnvironment().localRank}` : 'cpu';
   const print = (text: string) => {
     if (group.rank === 0) process.stdout.write(`${text}\n`);
   };

@@ -53,11 +53,14 @@ describe('usage errors', () => {
 });
 
 describe('help and version', () => {
-  it.each(['pretrain', 'finetune', 'generate', 'merge', 'launch', 'doctor', 'setup'])('%s --help', async (name) => {
-    const { code, stdout } = await inProcess(name, '--help');
-    expect(code).toBe(0);
-    expect(stdout).toContain(`Usage: shardloop ${name}`);
-  });
+  it.each(['pretrain', 'finetune', 'generate', 'merge', 'launch', 'bench', 'doctor', 'setup'])(
+    '%s --help',
+    async (name) => {
+      const { code, stdout } = await inProcess(name, '--help');
+      expect(code).toBe(0);
+      expect(stdout).toContain(`Usage: shardloop ${name}`);
+    },
+  );
 
   it('tells defaults and choices of every option', async () => {
     const { stdout } = await inProcess('finetune', '--help');

@@ -4,28 +4,36 @@ import { execFile } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { pythonPath } from './python.js';
 
 const INDEX = new URL('../../dist/dist/index.js', import.meta.url).href;
 const CORE = new URL('../../dist/core/index.js', import.meta.url).href;
+const BENCH = fileURLToPath(new URL('../../dist/cli/index.js', import.meta.url));
 let folder: string;
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), 'shardloop-test-torchrun-'));
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-function torchrun(
-  flags: string[],
-  program: string,
-  env: Record<string, string | undefined> = {},
-): Promise<{ code: number; out: string; err: string }> {
+interface Ended {
+  code: number;
+  out: string;
+  err: string;
+}
+
+function torchrun(flags: string[], program: string, env: Record<string, string | undefined> = {}): Promise<Ended> {
   const script = join(folder, 'rank.mjs');
   writeFileSync(script, program);
+  return start(flags, [script], env);
+}
+
+function start(flags: string[], command: string[], env: Record<string, string | undefined> = {}): Promise<Ended> {
   const binary = join(dirname(pythonPath()), 'torchrun');
   expect(existsSync(binary)).toBe(true);
   return new Promise((resolve) => {
-    const args = [...flags, '--no-python', process.execPath, script];
+    const args = [...flags, '--no-python', process.execPath, ...command];
     execFile(binary, args, { timeout: 100_000, env: { ...process.env, ...env } }, (error, out, err) => {
       resolve({ code: error === null ? 0 : Number(error.code ?? 1), out, err });
     });
@@ -72,5 +80,14 @@ describe('torchrun', () => {
     const { code, out } = await torchrun(['--standalone', '--nproc-per-node=2', '--max-restarts=1'], program);
     expect(code).toBe(0);
     expect(out.match(/sum 3 of 2/g)!.length).toBeGreaterThanOrEqual(3);
+  });
+
+  it('starts `shardloop bench`, which joins and prints on rank 0 only', async () => {
+    const bench = [BENCH, 'bench', 'all_reduce', '-b', '1K', '-e', '4K', '-n', '3'];
+    const { code, out } = await start(['--standalone', '--nproc-per-node=2'], bench);
+    expect(code).toBe(0);
+    expect(out.match(/# shardloop bench all_reduce: 2 ranks, gloo/g)).toHaveLength(1);
+    expect(out.match(/^ +\d+ +\d+ +float +sum/gm)).toHaveLength(3);
+    expect(out).toContain('# Out of bounds values : 0 OK');
   });
 });

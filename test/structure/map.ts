@@ -11,6 +11,7 @@ const FOLDERS: readonly [string, string][] = [
   ['lib/parallel', 'the loop over segments and the strategies around it'],
   ['lib/models', 'one folder a family: the architecture, the placement, the published names'],
   ['lib/peft', 'adapters'],
+  ['lib/bench', 'how fast the collectives are, and whether they are right'],
   ['lib/optim', 'optimizers, schedules, clipping'],
   ['lib/dist', 'groups of processes'],
   ['lib/data', 'from files to batches'],
