@@ -250,6 +250,12 @@ Napi::Value view(const Napi::CallbackInfo& info, Environment& environment) {
   }
   check_storage(tensor);
   const Outgoing out = outgoing(tensor.scalar_type(), /*bits=*/true);
+  if (out.as != tensor.scalar_type()) {
+    throw Error("BAD_ARGUMENT",
+                std::string("Expected a dtype that a typed array shows as it lies in memory, received ") +
+                    dtype_name(tensor.scalar_type()) + ", which is converted to " + dtype_name(out.as) +
+                    ". Use data() for it.");
+  }
   const auto bytes = static_cast<size_t>(tensor.nbytes());
   if (bytes == 0) return typed_array(info.Env(), out, Napi::ArrayBuffer::New(info.Env(), 0), 0);
   // The memory must not move or go while JavaScript sees it: its storage is no longer resizable, and the buffer holds

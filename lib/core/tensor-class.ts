@@ -172,7 +172,7 @@ export class Tensor {
 
   /**
    * The tensor's own memory as a typed array, without a copy: CPU and contiguous only. Its storage can never be
-   * resized afterwards. Half precision is seen as bits (Uint16Array).
+   * resized afterwards. Half precision is seen as bits (Uint16Array); complex32 cannot be seen.
    */
   dataShared(): TypedArray {
     return native().view(this.#handle);

@@ -135,6 +135,11 @@ describe('values in and out', () => {
     t.dispose();
     expect(seen[0]).toBe(2);
     raises('BAD_ARGUMENT', () => zeros([2, 3]).t().dataShared());
+    for (const shape of [[2, 3], [0]]) {
+      expect(raises('BAD_ARGUMENT', () => zeros(shape, { dtype: 'complex32' }).dataShared()).message).toMatch(
+        /data\(\)/,
+      );
+    }
   });
 });
 
