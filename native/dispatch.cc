@@ -98,12 +98,13 @@ napi_value call_op(napi_env env, Environment& environment, const CompiledOp& op,
     stack.push_back(from_js(env, environment, values[i], *argument.conversion, {op.name, argument.name}));
   }
 
+  if (op.touches_memory) check_storages(op.handle.schema(), stack);  // before the guards, some of which read values
   for (Guard guard : op.guards) guard(op.handle.schema(), stack);
-  if (op.touches_memory) check_storages(op.handle.schema(), stack);
   if (op.may_resize) {
     call_with_rollback(op.handle, stack);
   } else {
     op.handle.callBoxed(stack);
+    for (const c10::IValue& value : stack) check_result(op.handle.schema(), value);
   }
 
   const auto result = [&](size_t i) -> napi_value {

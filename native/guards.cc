@@ -1,6 +1,8 @@
 #include "guards.h"
 
+#include <ATen/Functions.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
 
 #include <optional>
 #include <string_view>
@@ -195,11 +197,34 @@ void antialias(const Schema& schema, const Stack& stack) {
   check("scales_w", from[3], sizes.toIntVector()[1]);
 }
 
+// LAPACK's search for eigenvalues reads out of bounds on NaN and infinities. linalg_eig looks itself.
+void finite_matrix(const Schema& schema, const Stack& stack) {
+  const at::Tensor& matrix = stack[0].toTensor();
+  if (!matrix.defined() || matrix.is_meta() || matrix.layout() != at::kStrided) return;
+  at::NoGradGuard no_grad;
+  if (!at::isfinite(matrix).all().item<bool>()) fail(schema, "expected a matrix without NaN or infinity.");
+}
+
+// The functional form of copy_ reads the storage of its first argument, which sparse and mkldnn tensors do not have.
+void copy_over_storage(const Schema& schema, const Stack& stack) {
+  const at::Tensor& over = stack[0].toTensor();
+  if (over.defined() && !over.has_storage())
+    fail(schema, "expected a strided tensor in 'self'; use to() and expand_as() for the other layouts.");
+}
+
+// The search for a row's best range ends for some rows and numbers of bins only.
+void no_search(const Schema& schema, const Stack& stack) {
+  const c10::IValue& search = named(schema, stack, "optimized_qparams");
+  if (search.isBool() && search.toBool())
+    fail(schema, "expected optimized_qparams to be false: its search does not always end.");
+}
+
 }  // namespace
 
 std::vector<Guard> guards_of(const Schema& schema) {
   std::vector<Guard> guards;
   const std::string& name = schema.name();
+  if (starts_with(name, "quantized::embedding_bag_")) guards.push_back(no_search);
   if (!starts_with(name, "aten::")) return guards;
   for (const c10::Argument& argument : schema.arguments()) {
     if (argument.kwarg_only() && argument.alias_info() && argument.alias_info()->isWrite()) {
@@ -224,8 +249,22 @@ std::vector<Guard> guards_of(const Schema& schema) {
   for (const char* network : {"lstm", "gru", "rnn_tanh", "rnn_relu"}) {
     if (base == network) guards.push_back(recurrent);
   }
+  if (base == "linalg_eigvals" || base == "_linalg_eigvals") guards.push_back(finite_matrix);
+  if (base == "copy") guards.push_back(copy_over_storage);
   if (starts_with(base, "_upsample_") && base.find("_aa") != std::string_view::npos) guards.push_back(antialias);
   return guards;
+}
+
+void check_result(const Schema& schema, const c10::IValue& result) {
+  if (result.isTensor()) {
+    const at::Tensor& tensor = result.toTensor();
+    if (!tensor.defined() || tensor.numel() != 0 || tensor.is_nested()) return;
+    for (int64_t size : tensor.sizes()) {
+      if (size < 0) fail(schema, "expected sizes of at least 0, received " + std::to_string(size) + ".");
+    }
+  } else if (result.isTensorList()) {
+    for (const c10::IValue& element : result.toListRef()) check_result(schema, element);
+  }
 }
 
 }  // namespace shardloop

@@ -15,4 +15,7 @@ using Guard = void (*)(const c10::FunctionSchema& schema, const std::vector<c10:
 // The guards of an operator: none for nearly all.
 std::vector<Guard> guards_of(const c10::FunctionSchema& schema);
 
+// Throws BAD_ARGUMENT when a tensor has a negative size: libtorch looks for one only where no other size is 0.
+void check_result(const c10::FunctionSchema& schema, const c10::IValue& result);
+
 }  // namespace shardloop

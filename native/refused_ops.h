@@ -19,18 +19,26 @@ inline constexpr const char* kInternal =
     "call the public operator above it";
 inline constexpr const char* kUnchecked =
     "it makes views without looking whether they lie in their storage; use as_strided";
+inline constexpr const char* kBatched =
+    "it makes tensors of an older vmap, on which operators die that take them together with plain tensors; give the "
+    "operator an axis more";
 inline constexpr const char* kPacked =
     "libtorch trusts its packed weights and quantization arguments and dies on others";
+inline constexpr const char* kPointer =
+    "its result keeps a pointer in the bytes of a tensor, and whatever is written there ends the process";
 inline constexpr const char* kEndless =
     "it searches without end for some arguments; choose the quantization's scale from the smallest and largest value";
 inline constexpr const char* kDivides =
     "libtorch divides by zero when the step is not a whole number and the output is integral; use arange";
 
 inline constexpr std::array kRefusedOps{
+    RefusedOp{"_quantized::_wrapped_linear_prepack", kPointer},
+    RefusedOp{"_quantized::wrapped_fbgemm_pack_gemm_matrix_fp16", kPointer},
     RefusedOp{"aten::_reshape_alias", kUnchecked},
     RefusedOp{"inductor::_alloc_from_pool", kUnchecked},
     RefusedOp{"inductor::_reinterpret_tensor", kUnchecked},
     RefusedOp{"aten::_adaptive_avg_pool2d_backward", kBackward},
+    RefusedOp{"aten::_add_batch_dim", kBatched},
     RefusedOp{"aten::_batch_norm_impl_index_backward", kBackward},
     RefusedOp{"aten::_cdist_backward", kBackward},
     RefusedOp{"aten::_cholesky_solve_helper", kInternal},
@@ -51,9 +59,12 @@ inline constexpr std::array kRefusedOps{
     RefusedOp{"aten::_fused_moving_avg_obs_fq_helper_functional", kInternal},
     RefusedOp{"aten::_log_softmax_backward_data", kBackward},
     RefusedOp{"aten::_logcumsumexp", kInternal},
+    RefusedOp{"aten::_nested_compute_contiguous_strides_offsets", kInternal},
+    RefusedOp{"aten::_nested_from_padded", kInternal},
     RefusedOp{"aten::_new_zeros_with_same_feature_meta", kInternal},
     RefusedOp{"aten::_nnpack_spatial_convolution", kInternal},
     RefusedOp{"aten::_pdist_backward", kBackward},
+    RefusedOp{"aten::_pdist_forward", kInternal},
     RefusedOp{"aten::_remove_batch_dim", kInternal},
     RefusedOp{"aten::_reshape_alias_copy", kInternal},
     RefusedOp{"aten::_segment_reduce_backward", kBackward},
@@ -69,7 +80,12 @@ inline constexpr std::array kRefusedOps{
     RefusedOp{"aten::_weight_norm_interface", kInternal},
     RefusedOp{"aten::_weight_norm_interface_backward", kBackward},
     RefusedOp{"aten::batch_norm_backward", kBackward},
+    RefusedOp{"aten::_saturate_weight_to_fp16", kPacked},
+    RefusedOp{"aten::_wrapped_linear_prepack", kPointer},
     RefusedOp{"aten::choose_qparams_optimized", kEndless},
+    RefusedOp{"aten::fbgemm_linear_quantize_weight", kPacked},
+    RefusedOp{"aten::fbgemm_pack_gemm_matrix_fp16", kPointer},
+    RefusedOp{"aten::fbgemm_pack_quantized_matrix", kPointer},
     RefusedOp{"aten::embedding_backward", kBackward},
     RefusedOp{"aten::embedding_dense_backward", kBackward},
     RefusedOp{"aten::fractional_max_pool2d_backward", kBackward},
@@ -97,6 +113,7 @@ inline constexpr std::array kRefusedOps{
     RefusedOp{"aten::smooth_l1_loss_backward", kBackward},
     RefusedOp{"aten::trace_backward", kBackward},
     RefusedOp{"aten::unfold_backward", kBackward},
+    RefusedOp{"mkl::_mkl_reorder_linear_weight", kPacked},
     RefusedOp{"mkldnn::_reorder_convolution_transpose_weight", kPacked},
     RefusedOp{"mkldnn::_reorder_convolution_weight", kPacked},
     RefusedOp{"mkldnn::_reorder_mkldnn_rnn_layer_weight", kPacked},

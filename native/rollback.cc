@@ -4,6 +4,7 @@
 
 #include <string_view>
 
+#include "guards.h"
 #include "storage.h"
 
 namespace shardloop {
@@ -61,6 +62,7 @@ void call_with_rollback(const c10::OperatorHandle& handle, std::vector<c10::IVal
   }
   try {
     handle.callBoxed(stack);
+    for (const Saved& one : saved) check_result(handle.schema(), one.tensor);
   } catch (...) {
     for (const Saved& one : saved) restore(one);
     throw;

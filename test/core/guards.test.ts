@@ -1,67 +1,63 @@
-// Arguments on which libtorch's kernels would read out of bounds or fault: each is an error with a code instead.
+// The checks before kernels that trust their caller: without them, each of these calls ends the process or writes
+// where it must not. The fuzzer found them.
 import { expect, it } from 'vitest';
-import { call, ops, tensor } from '../../lib/core/index.js';
+import { call, full, type Tensor, tensor, zeros } from '../../lib/index.js';
+import { raises } from './raises.js';
 
-const ints = (values: (number | bigint)[] | number[][]) => tensor(values as number[], { dtype: 'int64' });
-const far = 500_000_000;
-
-it.each<[string, () => unknown, RegExp]>([
-  [
-    'the least integer by -1',
-    () => ops.div(ints([-(2n ** 63n)]), ints([-1n]), { rounding_mode: 'trunc' }),
-    /divided by -1/,
-  ],
-  ['the same by a number', () => ops.div(ints([-(2n ** 63n)]), -1, { rounding_mode: 'trunc' }), /divided by -1/],
-  [
-    'the same in 32 bits, in place',
-    () =>
-      call(
-        'aten::div_.Tensor_mode',
-        tensor([-(2 ** 31)], { dtype: 'int32' }),
-        tensor([-1], { dtype: 'int32' }),
-        'trunc',
-      ),
-    /divided by -1/,
-  ],
-  [
-    'labels of ctc_loss',
-    () => ops.ctc_loss(ops.ones([3, 1, 4]), ints([[far]]), ints([3]), ints([1])),
-    /targets from 0 to 3/,
-  ],
-  [
-    'offsets of segments',
-    () => ops.segment_reduce(ops.ones([3]), 'sum', { offsets: ints([0, far]) }),
-    /offsets from 0 to 3/,
-  ],
-  ['falling offsets', () => ops.segment_reduce(ops.ones([3]), 'sum', { offsets: ints([0, 3, 1]) }), /do not fall/],
-  [
-    'indices of a sparse tensor',
-    () => ops.sparse_coo_tensor(ints([[99_999_999]]), tensor([1]), [2]),
-    /ind(ex|ices)|size/,
-  ],
-  [
-    'negative indices of one',
-    () => ops.sparse_coo_tensor(ints([[-5, 99]]), tensor([1, 2]), [2]),
-    /ind(ex|ices)|negative/,
-  ],
-  [
-    'columns of a CSR tensor',
-    () => ops.sparse_csr_tensor(ints([0, 1]), ints([far]), tensor([1]), [1, 1]),
-    /col_indices/,
-  ],
-])('refuses %s', (_, use, message) => {
-  expect(use).toThrow(message);
+it('eigenvalues of NaN and infinities', () => {
+  for (const op of ['aten::linalg_eigvals', 'aten::_linalg_eigvals']) {
+    for (const value of [Number.NaN, Number.POSITIVE_INFINITY]) {
+      for (const dtype of ['float32', 'complex128'] as const) {
+        const error = raises('BAD_ARGUMENT', () => call(op, full([3, 3], value, { dtype })));
+        expect(error.message).toContain('without NaN or infinity');
+      }
+    }
+  }
+  raises('BAD_ARGUMENT', () => call('aten::linalg_eigvals.out', full([3, 3], Number.NaN), zeros([3])));
+  const matrix = tensor([
+    [2, 0],
+    [0, 2],
+  ]);
+  expect((call('aten::linalg_eigvals', matrix) as Tensor).dataSync()).toEqual(Float32Array.of(2, 0, 2, 0));
 });
 
-it('lets what is right pass', () => {
-  expect(ops.div(ints([-7, 7]), ints([-1, 2]), { rounding_mode: 'trunc' }).toArray()).toEqual([7, 3]);
-  expect(ops.segment_reduce(ops.ones([3]), 'sum', { offsets: ints([0, 2, 3]) }).toArray()).toEqual([2, 1]);
-  expect(ops.to_dense(ops.sparse_coo_tensor(ints([[1]]), tensor([4]), [2])).toArray()).toEqual([0, 4]);
+it('a released matrix is refused before a guard reads it', () => {
+  const matrix = zeros([3, 3]);
+  call('shardloop::resize_storage_', matrix, 0);
+  expect(() => call('aten::linalg_eigvals', matrix)).toThrow(/released/);
 });
 
-it.each(['adaptive_max_pool2d_backward', 'nll_loss2d_backward', 'native_group_norm_backward'])(
-  'refuses %s by name',
-  (name) => {
-    expect(() => call(`aten::${name}`)).toThrow(/is refused/);
-  },
-);
+it('a copy over what has no storage', () => {
+  const plain = full([2, 2], 3);
+  for (const layout of ['aten::to_mkldnn', 'aten::to_sparse_csr']) {
+    const other = call(layout, plain) as Tensor;
+    raises('BAD_ARGUMENT', () => call('aten::copy', other, other));
+    raises('BAD_ARGUMENT', () => call('aten::copy.out', other, plain, false, zeros([2, 2])));
+  }
+  expect((call('aten::copy', zeros([2, 2]), plain) as Tensor).toArray()).toEqual(plain.toArray());
+});
+
+it('a search for quantization ranges that may not end', () => {
+  for (const bits of [2, 4]) {
+    const op = `quantized::embedding_bag_${bits}bit_prepack`;
+    raises('BAD_ARGUMENT', () => call(op, zeros([2, 8]), true, -3, 0.5));
+    expect((call(op, zeros([2, 8])) as Tensor).dtype).toBe('uint8');
+  }
+});
+
+it('a negative size beside a size of 0', () => {
+  const out = tensor([1, 2, 3]);
+  raises('BAD_ARGUMENT', () => call('aten::ones.out', [-2, 0], out));
+  raises('BAD_ARGUMENT', () => call('aten::set_.source_Tensor_storage_offset', out, zeros([3]), 1, [0, -2]));
+  expect(out.shape).toEqual([3]);
+  raises('BAD_ARGUMENT', () => call('aten::broadcast_to', tensor(1), [1, -2, 0]));
+  raises('BAD_ARGUMENT', () => call('aten::resize', out, [-1, 0]));
+  raises('BAD_ARGUMENT', () => call('aten::sparse_coo_tensor.size', [0, -2], null, 'sparse_coo'));
+});
+
+it.each([
+  ['tensors of the older vmap', 'aten::_add_batch_dim'],
+  ['tensors that hold a pointer', 'aten::_wrapped_linear_prepack'],
+])('%s cannot be made', (_, op) => {
+  raises('OP_REFUSED', () => call(op, zeros([2, 3]), 0, 1));
+});
