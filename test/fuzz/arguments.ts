@@ -20,7 +20,20 @@ export const DTYPES: readonly DType[] = [
   'complex64',
   'complex128',
 ];
-const SHAPES = [[], [1], [3], [2, 3], [3, 3], [3, 2], [2, 3, 4], [1, 2, 3, 3], [0], [2, 0, 3], [2, 3, 2, 3, 2]];
+const SHAPES = [
+  [],
+  [1],
+  [3],
+  [2, 3],
+  [3, 3],
+  [3, 2],
+  [2, 3, 4],
+  [1, 2, 3, 3],
+  [0],
+  [2, 0, 3],
+  [2, 3, 0],
+  [2, 3, 2, 3, 2],
+];
 const STRINGS = ['', 'none', 'mean', 'sum', 'reduce', 'linear', 'bilinear', 'tanh', 'ij,jk->ik', 'zeros', 'backward'];
 const DEVICES = ['cpu', 'cpu', 'cpu', 'meta', 'cuda', 'cuda:7', 'cpu:3', 'xla', '', 'nonsense'];
 const LAYOUTS = ['strided', 'strided', 'sparse_coo', 'sparse_csr', 'sparse_bsc', 'no layout'];
