@@ -147,8 +147,11 @@ int64_t reduce_scatter(at::TensorList output_list, at::TensorList input_list, co
   options.reduceOp = reduce_op(op);
   std::vector<WorkPtr> works;
   if (group->backend->getBackendName() != "gloo" || !inputs[0].is_cpu() || !alike(inputs)) {
-    for (size_t i = 0; i < inputs.size(); ++i)
-      works.push_back(group->backend->_reduce_scatter_base(outputs[i], inputs[i], options));
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      // Axis 0 of both is read unasked, and a scalar has none.
+      at::Tensor output = outputs[i].detach().view(-1), input = inputs[i].detach().view(-1);
+      works.push_back(group->backend->_reduce_scatter_base(output, input, options));
+    }
     return launch.track(std::move(works), Completion::kByWaiting);
   }
   // Gloo reduces all of a copy, and c10d would pick this rank's part out of it in wait(), which takes a waiting thread
@@ -194,7 +197,7 @@ int64_t gather(std::optional<at::Tensor> output, at::Tensor input, int64_t root,
   Launch launch(group, "gather", to_root(root), keep, 1);
   std::vector<std::vector<at::Tensor>> outputs;
   if (is_root) outputs.push_back(parts(carried(*output), group->backend->getSize()));
-  std::vector<at::Tensor> inputs{carried(input)};
+  std::vector<at::Tensor> inputs{carried(input).view(-1)};  // in the shape of the parts
   c10d::GatherOptions options;
   options.rootRank = root;
   return launch.track({group->backend->gather(outputs, inputs, options)});
@@ -211,7 +214,7 @@ int64_t scatter(at::Tensor output, std::optional<at::Tensor> input, int64_t root
   Launch launch(group, "scatter", to_root(root), keep, 1);
   std::vector<std::vector<at::Tensor>> inputs;
   if (is_root) inputs.push_back(parts(carried(*input), group->backend->getSize()));
-  std::vector<at::Tensor> outputs{carried(output)};
+  std::vector<at::Tensor> outputs{carried(output).view(-1)};
   c10d::ScatterOptions options;
   options.rootRank = root;
   return launch.track({group->backend->scatter(outputs, inputs, options)});

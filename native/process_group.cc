@@ -3,6 +3,7 @@
 
 #include <torch/library.h>
 
+#include <algorithm>
 #include <map>
 #include <mutex>
 #include <torch/csrc/distributed/c10d/HashStore.hpp>
@@ -77,6 +78,11 @@ void store_close(int64_t id) {
   if (found == t.stores.end()) return;
   closing = std::move(found->second);
   t.stores.erase(found);
+}
+
+bool store_is_open(int64_t id) {
+  std::lock_guard<std::mutex> lock(tables().mutex);
+  return tables().stores.count(id) > 0;
 }
 
 // A store inside this process, shared by every thread that names it.
@@ -186,19 +192,29 @@ std::vector<std::string> group_agree(int64_t id, int64_t number, const std::stri
   const int own = group->backend->getRank(), size = group->backend->getSize();
   c10d::Store& store = *group->store;
   store.set(key(number, own), std::vector<uint8_t>(text.begin(), text.end()));
-  const auto deadline = std::chrono::steady_clock::now() + group->timeout;
+  using Clock = std::chrono::steady_clock;
+  const std::chrono::milliseconds round(250), grace(1000);  // a difference is not kept waiting for those who are late
+  auto deadline = Clock::now() + group->timeout;
   std::vector<std::string> texts(size);
-  for (int rank = 0; rank < size; ++rank) {
-    const auto left =
-        std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
-    try {
-      store.wait({key(number, rank)}, std::max(left, std::chrono::milliseconds(1)));
-    } catch (const std::exception&) {
-      continue;
+  bool differ = false;
+  int missing = size;
+  do {
+    for (int rank = 0; rank < size; ++rank) {
+      if (!texts[rank].empty()) continue;
+      const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now());
+      try {
+        store.wait({key(number, rank)}, std::clamp(left, std::chrono::milliseconds(1), round));
+      } catch (const std::exception&) {
+        continue;
+      }
+      const auto bytes = store.get(key(number, rank));
+      texts[rank] = std::string(bytes.begin(), bytes.end());
+      --missing;
+      if (texts[rank] == text || differ) continue;
+      differ = true;
+      deadline = std::min(deadline, Clock::now() + grace);
     }
-    const auto bytes = store.get(key(number, rank));
-    texts[rank] = std::string(bytes.begin(), bytes.end());
-  }
+  } while (missing > 0 && Clock::now() < deadline);
   // Who reads number n has read n - 1, so n - 2 was read by all.
   if (number > 2) store.deleteKey(key(number - 2, own));
   return texts;
@@ -229,6 +245,7 @@ TORCH_LIBRARY_FRAGMENT(shardloop, m) {
   m.def("store_in_process(str name) -> int", &store_in_process);
   m.def("store_port(int store) -> int", &store_port);
   m.def("store_close(int store) -> ()", &store_close);
+  m.def("store_is_open(int store) -> bool", &store_is_open);
   m.def("group_open(int store, str prefix, str backend, str device, int rank, int size, float timeout) -> (int, int)",
         &group_open);
   m.def("group_close(int group, bool abort) -> (int, int)", &group_close);

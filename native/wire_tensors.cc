@@ -10,6 +10,8 @@ namespace shardloop {
 void check(const at::Tensor& tensor) {
   if (!tensor.defined() || tensor.layout() != at::kStrided || !tensor.is_contiguous())
     throw Error("BAD_ARGUMENT", "a collective needs a contiguous, dense tensor");
+  if (tensor.is_conj() || tensor.is_neg())
+    throw Error("BAD_ARGUMENT", "a collective sends memory as it is, and this is a lazily conjugated or negated view");
 }
 
 std::vector<at::Tensor> checked(at::TensorList list) {

@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <mutex>
+#include <sstream>
 #include <thread>
 #include <unordered_map>
 #include <unordered_set>
@@ -94,7 +95,8 @@ void finish_part(const std::shared_ptr<TrackedWork>& work, const std::string& er
   for (auto& callback : callbacks) callback(text);
 }
 
-// True when the work is complete or beyond its deadline; then `error` says how it went.
+// True when the work is complete or beyond its deadline; then `error` says how it went. The backend of a late one is
+// aborted.
 bool poll(TrackedWork& work, std::string& error) {
   try {
     std::shared_ptr<Group> group;
@@ -108,7 +110,9 @@ bool poll(TrackedWork& work, std::string& error) {
     for (auto& part : parts) {
       if (!part->isCompleted()) {
         if (Clock::now() < work.deadline) return false;
-        error = "timed out after " + std::to_string(group->timeout.count() / 1000.0) + " s";
+        std::ostringstream text;
+        text << "timed out after " << group->timeout.count() / 1000.0 << " s";
+        error = text.str();
         group->backend->abort();
         return true;
       }
@@ -132,6 +136,8 @@ void run_poller() {
       std::string error;
       if (poll(*work, error)) {
         finish_part(work, error, true);
+        // Who only told a stream to wait never asks for this work again: the next operation must be refused.
+        if (!error.empty()) fail_group(work->state, "an earlier operation of the group failed: " + error);
         done.push_back(work);
       }
     }

@@ -20,17 +20,20 @@ export function agree(member: Member, id: number, number: number, mine: string):
   const others = texts.flatMap((text, rank) => (text !== '' && text !== mine ? [{ rank, text }] : []));
   if (missing.length === 0 && others.length === 0) return;
   const start = opening(member, `${mine.split(' of ')[0]} #${number}`);
+  const absent = missing.map((rank) => `rank ${rank}`).join(', ');
   if (others.length > 0) {
     throw new ShardloopError(
       'COLLECTIVE_MISMATCH',
-      `${start}: the ranks do not call the same. ${verdict(member, texts)}. Every rank must call the same operations in ` +
-        'the same order, with the same shapes and dtypes',
+      `${start}: the ranks do not call the same. ${verdict(member, texts)}${absent && `; not here yet: ${absent}`}. Every ` +
+        'rank must call the same operations in the same order, with the same shapes and dtypes',
     );
   }
+  // Who comes late finds the texts of all, and must not go on alone.
+  const failure = { rank: member.rank, text: `${mine}: ${absent} did not arrive within the timeout` };
+  raw('shardloop::group_fail', id, JSON.stringify(failure));
   throw new ShardloopError(
     'COLLECTIVE_FAILED',
-    `${start} failed: ${missing.map((rank) => `rank ${rank}`).join(', ')} did not arrive within the timeout; no more ` +
-      'collectives there, or still at work',
+    `${start} failed: ${absent} did not arrive within the timeout; no more collectives there, or still at work`,
   );
 }
 

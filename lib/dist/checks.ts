@@ -90,6 +90,15 @@ export function checkTensors(
   return tensors as Tensor[];
 }
 
+/** The same for the one tensor of an operation that takes no lists. */
+export function checkOne(member: Member, operation: string, value: unknown, what: string, reduced = false): Tensor {
+  if (!isTensor(value)) {
+    throw misuse(member, operation, `expected a Tensor as ${what}, received ${describe(value)}`);
+  }
+  checkTensor(member, operation, value, reduced);
+  return value;
+}
+
 function checkTensor(member: Member, operation: string, tensor: Tensor, reduced: boolean): void {
   const received = shapesOf([tensor]);
   if (tensor.layout !== 'strided') {

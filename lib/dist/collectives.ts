@@ -2,9 +2,10 @@
 // and must come in the same order on every rank. Group (group.ts) is the door; objects over the same wire stand in
 // objects.ts, what is said about failures in diagnosis.ts.
 import { raw } from '../core/binding.js';
-import { call, dtypeBytes, noGrad, type Tensor } from '../core/index.js';
+import { call, dtypeBytes, noGrad, ShardloopError, type Tensor } from '../core/index.js';
 import { agree, checksAgreement } from './agreement.js';
 import {
+  checkOne,
   checkRank,
   checkReduceOp,
   checkRows,
@@ -44,7 +45,7 @@ export function allReduce(wire: Wire, value: Tensor | readonly Tensor[], op: Red
 export function reduce(wire: Wire, tensor: Tensor, root: number, op: ReduceOp): Work {
   const name = 'reduce';
   usable(wire, name);
-  checkTensors(wire, name, tensor, 'the tensor', true);
+  checkOne(wire, name, tensor, 'the tensor', true);
   checkReduceOp(wire, name, op, [tensor]);
   checkRank(wire, name, 'root', root);
   return launch(wire, name, `${op}, root ${root}`, [tensor], [tensor], (id) =>
@@ -74,7 +75,7 @@ export function allGatherUneven(wire: Wire, outputs: readonly Tensor[], input: T
   const name = 'all_gather_uneven';
   usable(wire, name);
   checkTensors(wire, name, outputs, 'the outputs');
-  checkTensors(wire, name, input, 'the input');
+  checkOne(wire, name, input, 'the input');
   const own = outputs[wire.rank];
   if (outputs.length !== wire.size || own === undefined) {
     throw misuse(wire, name, `expected ${wire.size} outputs, one for each rank, received ${outputs.length}`);
@@ -116,8 +117,8 @@ export interface AllToAllRows {
 export function allToAll(wire: Wire, output: Tensor, input: Tensor, rows?: AllToAllRows): Work {
   const name = 'all_to_all';
   usable(wire, name);
-  checkTensors(wire, name, output, 'the output');
-  checkTensors(wire, name, input, 'the input');
+  checkOne(wire, name, output, 'the output');
+  checkOne(wire, name, input, 'the input');
   checkRows(wire, name, output, input, rows);
   if (wire.id === null) copyAll([output], [input]);
   const [to, from] = [rows?.outputRows ?? [], rows?.inputRows ?? []];
@@ -130,7 +131,7 @@ export function allToAll(wire: Wire, output: Tensor, input: Tensor, rows?: AllTo
 export function gather(wire: Wire, output: Tensor | null, input: Tensor, root: number): Work {
   const name = 'gather';
   usable(wire, name);
-  checkTensors(wire, name, input, 'the input');
+  checkOne(wire, name, input, 'the input');
   checkRank(wire, name, 'root', root);
   checkAtRoot(wire, name, 'output', output, input, root);
   if (wire.id === null) copyAll([output!], [input]);
@@ -143,7 +144,7 @@ export function gather(wire: Wire, output: Tensor | null, input: Tensor, root: n
 export function scatter(wire: Wire, output: Tensor, input: Tensor | null, root: number): Work {
   const name = 'scatter';
   usable(wire, name);
-  checkTensors(wire, name, output, 'the output');
+  checkOne(wire, name, output, 'the output');
   checkRank(wire, name, 'root', root);
   checkAtRoot(wire, name, 'input', input, output, root);
   if (wire.id === null) copyAll([output], [input!]);
@@ -171,7 +172,7 @@ function between(
   detail: string,
 ): Work {
   usable(wire, name);
-  checkTensors(wire, name, tensor, 'the tensor');
+  checkOne(wire, name, tensor, 'the tensor');
   checkRank(wire, name, name === 'send' ? 'to' : 'from', peer, true);
   if (!Number.isInteger(tag) || tag < 0 || tag > 2 ** 30) {
     throw misuse(wire, name, `expected tag to be a whole number from 0 to 2^30, received ${String(tag)}`);
@@ -228,7 +229,7 @@ function checkAtRoot(
     if (whole === null) return;
     throw misuse(wire, name, `expected null as the ${what} on a rank that is not root ${root}, received a tensor`);
   }
-  checkTensors(wire, name, whole, `the ${what} on root ${root}`);
+  checkOne(wire, name, whole, `the ${what} on root ${root}`);
   checkShards(wire, name, whole!, shard);
 }
 
@@ -263,12 +264,22 @@ function launch(
   };
   if (wire.id === null) return new Work(null, explain);
   if (CHECKING && !between && wire.backend !== 'fake') {
-    agree(wire, wire.id, number, `${operation}${shapes && ` of ${shapes}`}`);
+    try {
+      agree(wire, wire.id, number, `${operation}${shapes && ` of ${shapes}`}`);
+    } catch (error) {
+      if ((error as ShardloopError).code === 'COLLECTIVE_FAILED') wire.failure = (error as Error).message;
+      throw error;
+    }
   }
   let id: number;
   try {
     id = start(wire.id) as number;
   } catch (error) {
+    if (error instanceof ShardloopError && error.code === 'BAD_ARGUMENT') {
+      // Refused before the wire: the group is as it was.
+      if (!between) wire.sequence -= 1;
+      throw misuse(wire, operation, error.message);
+    }
     // Gloo refuses some operations as soon as they are called on closed connections.
     throw explain(error instanceof Error ? error.message : String(error));
   }

@@ -143,6 +143,9 @@ export async function subgroup(group: Group, ranks: readonly number[], options: 
   const fail = (what: string, text: string) => misuse(member, operation, `${what}: ${plain(text)}`, 'BAD_LAUNCH');
   // Only the members count, so the ranks are part of the name.
   const key = `${place}/${inWorld.join(',')}:${name}`;
+  if (!raw('shardloop::store_is_open', store)) {
+    throw misuse(wire, operation, 'the group that it came from is destroyed, and with it the store where ranks meet');
+  }
   return await open(member, { store, owned: false, prefix: `${key}/${next(key)}`, device, timeoutSeconds }, fail);
 }
 
@@ -208,6 +211,10 @@ function checkOptions(options: GroupOptions): void {
     throw misuse(member, 'init', `expected rank to be from 0 to ${size - 1}, received ${describe(rank)}`);
   }
   if (timeoutSeconds !== undefined) checkTimeout(member, timeoutSeconds);
+  if (options.backend === 'fake' && !/^(|hang|delay:\d{1,9})$/.test(options.device ?? '')) {
+    const received = describe(options.device);
+    throw misuse(member, 'init', `backend 'fake' takes the device '', 'delay:MS' or 'hang', received ${received}`);
+  }
 }
 
 function checkTimeout(member: Member, seconds: unknown): void {

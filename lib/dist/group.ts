@@ -5,7 +5,7 @@
 // Not here: opening groups (create-group.ts).
 import { native, raw } from '../core/binding.js';
 import { ShardloopError, type Tensor, tensor } from '../core/index.js';
-import type { Backend, Member, ReduceOp } from './checks.js';
+import { type Backend, checkRank, type Member, type ReduceOp } from './checks.js';
 import type { AllToAllRows } from './collectives.js';
 import * as collectives from './collectives.js';
 import { allGatherObject, broadcastObject } from './objects.js';
@@ -174,6 +174,7 @@ export class Group {
 
   /** The sum of every rank's number, in double precision, on every rank. Rejects as {@link allReduce}. */
   async sum(value: number): Promise<number> {
+    collectives.usable(this.#wire, 'sum');
     if (this.size === 1) return value;
     const total = tensor(Float64Array.of(value), { device: this.#device });
     try {
@@ -196,6 +197,7 @@ export class Group {
 
   /** Every rank's value, in the order of ranks, on rank `root` (default 0); null elsewhere. */
   async gatherObject<T>(value: T, root = 0): Promise<T[] | null> {
+    checkRank(this.#wire, 'gatherObject', 'root', root);
     const all = await this.allGatherObject(value);
     return this.rank === root ? all : null;
   }

@@ -23,8 +23,10 @@ export async function* join<T>(
   const source =
     Symbol.asyncIterator in items ? items[Symbol.asyncIterator]() : (items as Iterable<T>)[Symbol.iterator]();
   const device = group.backend === 'nccl' ? 'cuda' : 'cpu';
+  let exhausted = false;
   const take = async () => {
-    const { value, done } = await source.next();
+    const { value, done } = exhausted ? { value: undefined, done: true } : await source.next();
+    if (done) exhausted = true;
     const have = tensor(Int32Array.of(done ? 0 : 1), { device });
     const work = group.allReduce(have);
     return {
@@ -47,6 +49,6 @@ export async function* join<T>(
       yield { item, active };
     }
   } finally {
-    await source.return?.();
+    if (!exhausted) await source.return?.();
   }
 }

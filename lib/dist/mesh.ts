@@ -1,8 +1,10 @@
 // A mesh: the ranks of a group laid out along named axes, such as { replicate: 2, shard: 4 }, with a group along each axis.
 // The last axis varies fastest, so that its groups hold neighbouring ranks: put what communicates most there.
 import { describe, ShardloopError } from '../core/index.js';
+import { misuse } from './checks.js';
+import { usable } from './collectives.js';
 import { type SubgroupOptions, subgroup } from './create-group.js';
-import type { Group } from './group.js';
+import { type Group, internals } from './group.js';
 
 /** The sizes of a mesh by the names of its axes, in order. */
 export type MeshShape = Readonly<Record<string, number>>;
@@ -45,15 +47,17 @@ export async function mesh<Shape extends MeshShape>(
   shape: Shape,
   options: Omit<SubgroupOptions, 'name'> = {},
 ): Promise<Mesh<Shape>> {
+  const { wire } = internals(group);
+  usable(wire, 'mesh');
   const axes = Object.entries(shape ?? {});
   const isShape = axes.length > 0 && axes.every(([, size]) => Number.isInteger(size) && size >= 1);
   const total = axes.reduce((product, [, size]) => product * size, 1);
   if (!isShape || total !== group.size) {
     const received = axes.map(([axis, size]) => `${axis}: ${size}`).join(', ');
-    throw new ShardloopError(
-      'BAD_ARGUMENT',
-      `[rank ${group.rank}/${group.size}] mesh: expected sizes of axes that multiply to the ${group.size} ranks of group ` +
-        `'${group.name}', received { ${received} }`,
+    throw misuse(
+      wire,
+      'mesh',
+      `expected sizes of axes that multiply to its ${group.size} ranks, received { ${received} }`,
     );
   }
   const coordinates: Record<string, number> = {};

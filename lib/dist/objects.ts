@@ -2,12 +2,13 @@
 // For small things (names, configurations, metrics); tensors go by themselves.
 import { deserialize, serialize } from 'node:v8';
 import { ShardloopError, type Tensor, tensor, zeros } from '../core/index.js';
-import { misuse } from './checks.js';
+import { checkRank, misuse } from './checks.js';
 import { allGather, broadcast, usable, type Wire } from './collectives.js';
 
 /** The value of `root`, on every rank. */
 export async function broadcastObject<T>(wire: Wire, device: string, value: T, root: number): Promise<T> {
   usable(wire, 'broadcastObject');
+  checkRank(wire, 'broadcastObject', 'root', root);
   if (wire.size === 1) return value;
   const mine = wire.rank === root ? encode(wire, 'broadcastObject', value) : new Uint8Array(0);
   const length = tensor(BigInt64Array.of(BigInt(mine.length)), { device });
