@@ -102,7 +102,7 @@ int64_t all_gather(at::TensorList output_list, at::TensorList input_list, int64_
   Launch launch(group, "all_gather", "", keep, inputs.size());
   std::vector<WorkPtr> works;
   for (size_t i = 0; i < inputs.size(); ++i) {
-    at::Tensor output = carried(outputs[i]), input = carried(inputs[i]);
+    at::Tensor output = carried(outputs[i]).view(-1), input = carried(inputs[i]).view(-1);  // Gloo refuses scalars
     works.push_back(group->backend->_allgather_base(output, input));
   }
   return launch.track(std::move(works));
@@ -182,7 +182,13 @@ int64_t all_to_all(at::Tensor output, at::Tensor input, std::vector<int64_t> out
   check(output);
   check(input);
   Launch launch(group, "all_to_all", "", {input, output}, output_rows.empty() ? 1 : 0);
-  at::Tensor to = carried(output), from = carried(input);
+  // Rows stay rows where elements go as bytes.
+  const auto by_rows = [](const at::Tensor& tensor) {
+    const at::Tensor bytes = carried(tensor);
+    const int64_t rows = tensor.dim() > 0 ? tensor.size(0) : 0;
+    return rows == 0 ? bytes.view(-1) : bytes.view({rows, bytes.numel() / rows});
+  };
+  at::Tensor to = by_rows(output), from = by_rows(input);
   return launch.track({group->backend->alltoall_base(to, from, output_rows, input_rows)});
 }
 

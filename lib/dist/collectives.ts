@@ -292,7 +292,8 @@ const CHECKING = checksAgreement();
 function copyAll(outputs: readonly Tensor[], inputs: readonly Tensor[]): void {
   noGrad(() => {
     outputs.forEach((output, i) => {
-      call('aten::copy_', output, inputs[i]!);
+      const input = inputs[i]!; // the whole of a scalar has an axis
+      call('aten::copy_', output, input.ndim === output.ndim ? input : call('aten::view', input, output.shape));
     });
   });
 }

@@ -65,7 +65,11 @@ describe('the checking mode', () => {
       expect(run.err).toBe('');
       const { texts, times } = run.reports[0] as { texts: Record<string, string>; times: Record<string, number> };
       const mismatch = (others: string, odd: string) =>
-        expect.stringMatching(new RegExp(`^COLLECTIVE_MISMATCH: \\[rank ${rank}/3\\] .* on group 'world': the ranks do not call the same\\. Ranks 0, 2: ${others}; rank 1: ${odd}\\. `));
+        expect.stringMatching(
+          new RegExp(
+            `^COLLECTIVE_MISMATCH: \\[rank ${rank}/3\\] .* on group 'world': the ranks do not call the same\\. Ranks 0, 2: ${others}; rank 1: ${odd}\\. `,
+          ),
+        );
       expect(texts).toEqual({
         agree: 'no error',
         operation: mismatch('all_reduce \\(sum\\) of float32 \\(2\\)', 'broadcast \\(root 0\\) of float32 \\(2\\)'),
@@ -88,7 +92,8 @@ describe('the checking mode', () => {
         ),
         refused: expect.stringMatching(/^COLLECTIVE_FAILED: .*the group failed earlier/),
       });
-      for (const name of ['operation', 'shape', 'dtype', 'reduction', 'root', 'rows']) expect(times[name]).toBeLessThan(4000);
+      for (const name of ['operation', 'shape', 'dtype', 'reduction', 'root', 'rows'])
+        expect(times[name]).toBeLessThan(4000);
       if (rank > 0) expect(times.late).toBeLessThan(2900);
     }
   });

@@ -70,7 +70,7 @@ const RANKS = `
     });
     process.on('disconnect', () => process.exit(0));
   } else {
-    const world = await dist.createGroup({ rank: workerData, size: ${SIZE}, store: { inProcess: 'properties' }, timeoutSeconds: 20 });
+    const world = await dist.createGroup({ rank: workerData, size: ${SIZE}, store: { inProcess: 'properties' }, timeoutSeconds: 5 });
     parentPort.on('message', (program) => run(world, program).then((r) => parentPort.postMessage(r), (e) => parentPort.postMessage(String(e))));
   }
   function launch(group, step) {
@@ -152,9 +152,12 @@ function run(what: Program): Promise<((number[] | null)[] | string)[]> {
 
 describe('every collective', () => {
   it('is its definition, whatever is under way beside it', async () => {
+    let done = 0;
     await fc.assert(
       fc.asyncProperty(program, async (made) => {
         const results = await run(made);
+        done += 1;
+        if (process.env.TRACE) console.log(done, performance.now());
         for (const [rank, got] of results.entries()) {
           if (typeof got === 'string') throw new Error(`rank ${rank}: ${got}`);
           for (const [i, one] of made.steps.entries()) {
@@ -172,8 +175,14 @@ describe('every collective', () => {
           }
         }
       }),
-      { numRuns: 150, interruptAfterTimeLimit: 20_000, seed: process.env.SEED ? Number(process.env.SEED) : undefined },
+      {
+        numRuns: 150,
+        interruptAfterTimeLimit: 20_000,
+        endOnFailure: true,
+        seed: process.env.SEED ? Number(process.env.SEED) : undefined,
+      },
     );
     expect(complaints).toBe('');
+    expect(done).toBeGreaterThan(20); // a program that hangs ends with the time, and the property with it
   });
 });
