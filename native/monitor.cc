@@ -1,5 +1,6 @@
 #include "monitor.h"
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdlib>
 #include <functional>
@@ -25,6 +26,8 @@ struct Watched {
   int rank;
   uint64_t version = UINT64_MAX;
   int64_t asked = 0, beat = 0;
+  // The group is closed here: what is said of it from now on must not overwrite that.
+  std::shared_ptr<std::atomic<bool>> left = std::make_shared<std::atomic<bool>>(false);
 };
 
 struct Watch {
@@ -61,6 +64,7 @@ std::string status(const GroupState& state, int64_t beat, bool left) {
 
 // One look at one group. What the store throws ends its watch: then nobody can be told anything any more.
 void look(Watched& watched) {
+  if (watched.left->load()) return;
   const std::string failure = get(*watched.store, "failure");
   if (!failure.empty()) fail_group(watched.state, failure);
   const int64_t asked = watched.store->add("ask", 0);
@@ -142,9 +146,15 @@ void unwatch(const Group& group) {
   Watch& watch = the_watch();
   {
     std::lock_guard<std::mutex> lock(watch.mutex);
-    std::erase_if(watch.groups, [&](const auto& watched) { return watched->state == group.state; });
+    std::erase_if(watch.groups, [&](const auto& watched) {
+      if (watched->state != group.state) return false;
+      watched->left->store(true);
+      return true;
+    });
   }
   if (!group.watch_store) return;
+  // A look that began before is let end.
+  if (watch.looking.try_lock_for(kPatience)) watch.looking.unlock();
   within(kPatience, [store = group.watch_store, key = status_key(group.backend->getRank()),
                      text = status(*group.state, INT64_MAX >> 11, true)] { set(*store, key, text); });
 }

@@ -196,14 +196,17 @@ std::vector<std::string> group_agree(int64_t id, int64_t number, const std::stri
   const std::chrono::milliseconds round(250), grace(1000);  // a difference is not kept waiting for those who are late
   auto deadline = Clock::now() + group->timeout;
   std::vector<std::string> texts(size);
+  texts[own] = text;
   bool differ = false;
-  int missing = size;
+  int missing = size - 1;
   do {
     for (int rank = 0; rank < size; ++rank) {
       if (!texts[rank].empty()) continue;
       const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now());
       try {
         store.wait({key(number, rank)}, std::clamp(left, std::chrono::milliseconds(1), round));
+      } catch (const c10::DistNetworkError&) {
+        throw Error("COLLECTIVE_FAILED", "the store where the ranks compare operations is gone: its host left or died");
       } catch (const std::exception&) {
         continue;
       }

@@ -3,7 +3,7 @@
 // round trip to the store for each rank: for finding a fault, not for running.
 import { raw } from '../core/binding.js';
 import { ShardloopError } from '../core/errors.js';
-import { inWorld, type Member, opening } from './checks.js';
+import { inWorld, type Member, opening, plain } from './checks.js';
 
 /** Whether SHARDLOOP_DEBUG (a list with commas) names `collectives`. */
 export function checksAgreement(variables: Readonly<Record<string, string | undefined>> = process.env): boolean {
@@ -15,11 +15,17 @@ export function checksAgreement(variables: Readonly<Record<string, string | unde
  * Throws COLLECTIVE_MISMATCH naming the ranks that differ, COLLECTIVE_FAILED naming those that do not come in time.
  */
 export function agree(member: Member, id: number, number: number, mine: string): void {
-  const texts = raw('shardloop::group_agree', id, number, mine) as readonly string[];
+  const start = opening(member, `${mine.split(' of ')[0]} #${number}`);
+  let texts: readonly string[];
+  try {
+    texts = raw('shardloop::group_agree', id, number, mine) as readonly string[];
+  } catch (error) {
+    const text = plain(error instanceof Error ? error.message : String(error));
+    throw new ShardloopError('COLLECTIVE_FAILED', `${start} failed: ${text}`);
+  }
   const missing = texts.flatMap((text, rank) => (text === '' ? [inWorld(member, rank)] : []));
   const others = texts.flatMap((text, rank) => (text !== '' && text !== mine ? [{ rank, text }] : []));
   if (missing.length === 0 && others.length === 0) return;
-  const start = opening(member, `${mine.split(' of ')[0]} #${number}`);
   const absent = missing.map((rank) => `rank ${rank}`).join(', ');
   if (others.length > 0) {
     throw new ShardloopError(

@@ -293,7 +293,7 @@ function copyAll(outputs: readonly Tensor[], inputs: readonly Tensor[]): void {
   noGrad(() => {
     outputs.forEach((output, i) => {
       const input = inputs[i]!; // the whole of a scalar has an axis
-      call('aten::copy_', output, input.ndim === output.ndim ? input : call('aten::view', input, output.shape));
+      call('aten::copy_', output, input.ndim === output.ndim ? input : input.view(output.shape));
     });
   });
 }

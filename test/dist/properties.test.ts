@@ -157,7 +157,7 @@ describe('every collective', () => {
       fc.asyncProperty(program, async (made) => {
         const results = await run(made);
         done += 1;
-        if (process.env.TRACE) console.log(done, performance.now());
+
         for (const [rank, got] of results.entries()) {
           if (typeof got === 'string') throw new Error(`rank ${rank}: ${got}`);
           for (const [i, one] of made.steps.entries()) {
