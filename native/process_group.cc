@@ -85,6 +85,25 @@ bool store_is_open(int64_t id) {
   return tables().stores.count(id) > 0;
 }
 
+// What follows blocks until the store answers: for a process that has nothing else to do.
+
+// Sets the key unless it is set. Returns what stands there now.
+std::string store_first(int64_t id, const std::string& key, const std::string& text) {
+  const auto bytes = find_store(id)->compareSet(key, {}, std::vector<uint8_t>(text.begin(), text.end()));
+  return {bytes.begin(), bytes.end()};
+}
+
+// The text of a key; "" where it is not set.
+std::string store_read(int64_t id, const std::string& key) {
+  auto store = find_store(id);
+  if (!store->check({key})) return "";
+  const auto bytes = store->get(key);
+  return {bytes.begin(), bytes.end()};
+}
+
+// Adds to a counter, which begins at 0, and returns it.
+int64_t store_add(int64_t id, const std::string& key, int64_t n) { return find_store(id)->add(key, n); }
+
 // A store inside this process, shared by every thread that names it.
 int64_t store_in_process(const std::string& name) {
   auto& t = tables();
@@ -249,6 +268,9 @@ TORCH_LIBRARY_FRAGMENT(shardloop, m) {
   m.def("store_port(int store) -> int", &store_port);
   m.def("store_close(int store) -> ()", &store_close);
   m.def("store_is_open(int store) -> bool", &store_is_open);
+  m.def("store_first(int store, str key, str text) -> str", &store_first);
+  m.def("store_read(int store, str key) -> str", &store_read);
+  m.def("store_add(int store, str key, int n) -> int", &store_add);
   m.def("group_open(int store, str prefix, str backend, str device, int rank, int size, float timeout) -> (int, int)",
         &group_open);
   m.def("group_close(int group, bool abort) -> (int, int)", &group_close);

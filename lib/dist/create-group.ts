@@ -7,6 +7,7 @@ import { checkRank, type Member, misuse, plain } from './checks.js';
 import { type LaunchEnvironment, readEnvironment } from './environment.js';
 import { recordUncaughtFailures } from './failure-report.js';
 import { Group, internals } from './group.js';
+import { addressTowards } from './route.js';
 import { openStore, type StoreAddress } from './store.js';
 
 /** What describes a new group; the same on every rank, except for `rank` and `device`. */
@@ -96,7 +97,8 @@ export async function createGroup(options: GroupOptions): Promise<Group> {
   const place = JSON.stringify([storeKey(address), name]);
   const store = await openStore(address, timeoutSeconds, fail);
   const prefix = ['shardloop', options.generation ?? '', name, next(place)].join('/');
-  const device = backend === 'gloo' ? glooDevice(options) : (options.device ?? (backend === 'nccl' ? 'cuda:0' : ''));
+  const device =
+    backend === 'gloo' ? await glooDevice(options) : (options.device ?? (backend === 'nccl' ? 'cuda:0' : ''));
   try {
     return await open(member, { store, owned: true, prefix, device, timeoutSeconds }, fail);
   } catch (error) {
@@ -222,10 +224,14 @@ function checkTimeout(member: Member, seconds: unknown): void {
   throw misuse(member, 'init', `expected timeoutSeconds to be a positive number, received ${describe(seconds)}`);
 }
 
-/** Which network Gloo takes: GLOO_SOCKET_IFNAME as in Python's torch, the loopback on one host, else the host's name. */
-function glooDevice(options: GroupOptions): string {
+/**
+ * Which network Gloo takes: GLOO_SOCKET_IFNAME as in Python's torch, the loopback on one host, else the one that leads to
+ * the store (whoever can reach the store can then reach this rank), else that of the host's name.
+ */
+async function glooDevice({ store, oneHost }: GroupOptions): Promise<string> {
   const interfaces = process.env.GLOO_SOCKET_IFNAME?.trim();
   if (interfaces) return `interface:${interfaces}`;
-  const inProcess = options.store !== undefined && 'inProcess' in options.store;
-  return options.oneHost || inProcess ? 'host:127.0.0.1' : '';
+  if (oneHost || (store !== undefined && 'inProcess' in store)) return 'host:127.0.0.1';
+  const address = store === undefined ? null : await addressTowards(store.host);
+  return address === null ? '' : `host:${address}`;
 }

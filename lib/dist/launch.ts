@@ -1,17 +1,17 @@
-// Starts N ranks of a program on this host under torchrun's environment contract, and ends when they have: tags their
-// output, forwards signals, stops all when one fails, and says which failed first and why. A companion process
-// (keeper.ts) serves the rendezvous store and ends the ranks should this process be killed.
-//
-// States of a launch: running -> stopping (a rank failed: SIGTERM to the others, SIGKILL after the grace) -> ended.
-// A signal from outside is passed on and changes no state: the ranks decide, as when one Ctrl-C means "save and stop".
-import { type ChildProcess, fork } from 'node:child_process';
+// Starts N ranks of a program on this host under torchrun's environment contract, and ends when they have; after a
+// failure, if asked to, it starts all of them again. One attempt, with its signals and its stopping, is supervise.ts; the
+// agreement with the launchers of other hosts is hosts.ts. A companion process (keeper.ts) serves the rendezvous store
+// and ends the ranks should this process be killed.
+import { randomUUID } from 'node:crypto';
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { availableParallelism, constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, ShardloopError } from '../core/errors.js';
-import type { FromKeeper, ToKeeper } from './keeper.js';
+import { Hosts, type Verdict } from './hosts.js';
+import { Keeper } from './keeper-process.js';
 import { type OutputMode, type RankEnd, RankProcess } from './rank-process.js';
+import { causeOf, headOf, lostPeers, OutsideSignals, reasonNotToRestart, supervise } from './supervise.js';
 
 /** What {@link launch} takes. */
 export interface LaunchOptions {
@@ -29,6 +29,15 @@ export interface LaunchOptions {
   readonly masterAddr?: string;
   /** The port of the rendezvous. Default: a free one, which suits one host only. */
   readonly masterPort?: number;
+  /** One host and a free port, whatever happens: the options about other hosts are refused. */
+  readonly standalone?: boolean;
+  /**
+   * How often all ranks, of all hosts, are started again when one failed; the same on every host. Default 0. Not after a
+   * signal from outside, a usage error (exit code 2) or bad data (3).
+   */
+  readonly maxRestarts?: number;
+  /** How many seconds to wait for the launcher of node 0, and at a restart (60 at most) for all. Default 600. */
+  readonly joinSeconds?: number;
   /** A folder for `rank-R.out` and `rank-R.err`, beside what is shown. */
   readonly logDir?: string;
   /** Default 'tagged'. */
@@ -43,49 +52,151 @@ export interface LaunchOptions {
 
 /** How a launch went. */
 export interface LaunchResult {
-  /** 0; or the code of the rank that failed first; or 128 + the signal that stopped all. */
+  /** 0; or the code of the rank that failed first, on any host; or 128 + the signal that stopped all. */
   readonly exitCode: number;
-  /** The rank that failed first, with its cause; null when none did. */
+  /** The rank that failed first, with its cause; null when none did, or one of another host. */
   readonly failure: RankEnd | null;
 }
 
-const FORWARDED = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGUSR2'] as const;
-const STOPPING: readonly NodeJS.Signals[] = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'];
+/** How long a rank that only lost its peers waits for the verdict of their host, in milliseconds. */
+const ROOT_CAUSE = 2000;
 
 /**
  * Runs `nprocPerNode` ranks of a command to their end. Resolves also when ranks fail: see {@link LaunchResult}; the
- * report of the first failure goes to stderr.
- * Throws BAD_ARGUMENT for unusable options, BAD_LAUNCH when the store cannot be served.
+ * report of the first failure goes to stderr. With several hosts it ends when all have.
+ * Throws BAD_ARGUMENT for unusable options, BAD_LAUNCH when the store cannot be served or reached.
  */
 export async function launch(options: LaunchOptions): Promise<LaunchResult> {
   const plan = planOf(options);
   const folder = mkdtempSync(join(tmpdir(), 'shardloop-launch-'));
   const keeper = new Keeper();
+  let outside: OutsideSignals | undefined;
   try {
     // A single process needs no store, and whatever it runs may serve one of its own.
-    const hosts = plan.size > 1 && plan.nodeRank === 0;
-    const port = hosts ? await keeper.serve(plan.masterAddr, plan.masterPort) : plan.masterPort;
+    const serves = plan.size > 1 && plan.nodeRank === 0;
+    const port = serves ? await keeper.serve(plan.masterAddr, plan.masterPort) : plan.masterPort;
+    const hosts = plan.nnodes > 1 ? await joinHosts(keeper, plan, port, options) : null;
     if (options.logDir !== undefined) mkdirSync(options.logDir, { recursive: true });
-    const ranks = Array.from({ length: plan.local }, (_, localRank) => {
-      const rank = plan.nodeRank * plan.local + localRank;
-      const process = new RankProcess({
-        rank,
-        localRank,
-        command: [...options.command, ...(options.args ?? [])],
-        environment: environmentOf(plan, rank, localRank, port, options.env),
-        errorFile: join(folder, `rank-${rank}.json`),
-        output: options.output ?? 'tagged',
-        logDir: options.logDir,
-      });
-      keeper.watch(process.child);
-      return process;
-    });
-    return await supervise(ranks, options);
+    outside = new OutsideSignals(options.abort);
+    const start: Start = { plan, options, port, folder, keeper, id: randomUUID() };
+    for (let attempt = 0; ; attempt++) {
+      const { verdict, failure } = await attemptOnce(start, attempt, outside, hosts);
+      if (verdict !== null && mayRestart(verdict, attempt, plan)) {
+        const missed = hosts ? await hosts.gather(attempt + 1, gatherSeconds(options)) : null;
+        if (missed === null) continue;
+        process.stderr.write(`[launch] no restart: ${missed.text}\n`);
+      }
+      await hosts?.leave();
+      return { exitCode: verdict?.exitCode ?? 0, failure };
+    }
   } finally {
+    outside?.close();
     await keeper.close();
     rmSync(folder, { recursive: true, force: true });
   }
 }
+
+/** What all attempts of a launch have in common. */
+interface Start {
+  readonly plan: Plan;
+  readonly options: LaunchOptions;
+  readonly port: number;
+  readonly folder: string;
+  readonly keeper: Keeper;
+  readonly id: string;
+}
+
+/** Starts the ranks and waits for their end; says on stderr what failed. */
+async function attemptOnce(
+  start: Start,
+  attempt: number,
+  outside: OutsideSignals,
+  hosts: Hosts | null,
+): Promise<{ verdict: Verdict | null; failure: RankEnd | null }> {
+  const { plan, options } = start;
+  const started = Date.now();
+  const ranks = startRanks(start, attempt);
+  const over = new AbortController();
+  const elsewhere = hosts?.verdict(attempt, over.signal);
+  const { failure, stoppedBy } = await supervise(ranks, outside, options.graceSeconds ?? 10, elsewhere);
+  const own = ownVerdict(plan.nodeRank, failure, outside.asked, stoppedBy, started);
+  const patience = failure !== null && lostPeers(failure) ? ROOT_CAUSE : 0;
+  const known = elsewhere ? await Promise.race([elsewhere, sleep(patience, null)]) : null;
+  over.abort();
+  const asked = () => ownVerdict(plan.nodeRank, null, outside.asked, outside.asked, started);
+  const verdict = known ?? (hosts ? await hosts.settle(attempt, own, asked) : own);
+  if (verdict === null) return { verdict, failure: null };
+  if (verdict.node !== plan.nodeRank) {
+    process.stderr.write(`[launch] node ${verdict.node}: ${indented(verdict.text)}\n`);
+    return { verdict, failure: null };
+  }
+  if (failure) process.stderr.write(`[launch] ${headOf(failure, started)}\n[launch]   ${indented(causeOf(failure))}\n`);
+  return { verdict, failure };
+}
+
+function startRanks({ plan, options, port, folder, keeper, id }: Start, attempt: number): RankProcess[] {
+  return Array.from({ length: plan.local }, (_, localRank) => {
+    const rank = plan.nodeRank * plan.local + localRank;
+    const process = new RankProcess({
+      rank,
+      localRank,
+      command: [...options.command, ...(options.args ?? [])],
+      environment: {
+        ...environmentOf(plan, rank, localRank, port, options.env),
+        TORCHELASTIC_RESTART_COUNT: String(attempt),
+        SHARDLOOP_LAUNCH_ID: id,
+      },
+      errorFile: join(folder, `attempt-${attempt}-rank-${rank}.json`),
+      output: options.output ?? 'tagged',
+      logDir: options.logDir,
+      appendLogs: attempt > 0,
+    });
+    keeper.watch(process.child);
+    return process;
+  });
+}
+
+/** What this host says of an attempt; null when it ended well here, or was ended because of another host. */
+function ownVerdict(
+  node: number,
+  failure: RankEnd | null,
+  asked: NodeJS.Signals | null,
+  stoppedBy: NodeJS.Signals | null,
+  started: number,
+): Verdict | null {
+  if (failure !== null) {
+    const final = asked === null ? reasonNotToRestart(failure) : `${asked} came from outside`;
+    return { node, exitCode: failure.exitCode, text: `${headOf(failure, started)}\n${causeOf(failure)}`, final };
+  }
+  if (stoppedBy === null) return null;
+  const text = `stopped by ${stoppedBy}`;
+  return { node, exitCode: 128 + constants.signals[stoppedBy], text, final: `${stoppedBy} came from outside` };
+}
+
+/** Whether all ranks start again, and says so. */
+function mayRestart(verdict: Verdict, attempt: number, { maxRestarts, size }: Plan): boolean {
+  if (maxRestarts === 0) return false;
+  const again = verdict.final === null && attempt < maxRestarts;
+  const why = verdict.text.split('\n', 1)[0];
+  const text = again
+    ? `restart ${attempt + 1} of ${maxRestarts}: all ${size} ranks start again, because ${why}`
+    : `no restart: ${verdict.final ?? `all ${maxRestarts} are used up`}`;
+  process.stderr.write(`[launch] ${text}\n`);
+  return again;
+}
+
+async function joinHosts(keeper: Keeper, plan: Plan, port: number, options: LaunchOptions): Promise<Hosts> {
+  const { nodeRank, nnodes, local, maxRestarts, masterAddr } = plan;
+  const hosts = new Hosts(keeper, nodeRank, { nnodes, nprocPerNode: local, maxRestarts }, masterAddr, port);
+  await hosts.join(masterAddr, port, options.joinSeconds ?? 600);
+  return hosts;
+}
+
+/** Hosts come to a restart when their ranks have ended: they may use up the grace. */
+const gatherSeconds = ({ joinSeconds = 600, graceSeconds = 10 }: LaunchOptions) =>
+  Math.min(joinSeconds, 60) + graceSeconds;
+
+const indented = (text: string): string => text.replace(/\n/g, '\n[launch]   ');
 
 interface Plan {
   readonly local: number;
@@ -94,10 +205,12 @@ interface Plan {
   readonly size: number;
   readonly masterAddr: string;
   readonly masterPort: number;
+  readonly maxRestarts: number;
 }
 
 function planOf(options: LaunchOptions): Plan {
   const { nprocPerNode: local, nnodes = 1, nodeRank = 0, masterAddr = '127.0.0.1', masterPort = 0 } = options;
+  const { maxRestarts = 0, joinSeconds = 600 } = options;
   const need = (right: boolean, expected: string, received: unknown): void => {
     if (!right)
       throw new ShardloopError('BAD_ARGUMENT', `launch: expected ${expected}, received ${describe(received)}`);
@@ -108,13 +221,26 @@ function planOf(options: LaunchOptions): Plan {
   need(whole(nnodes, 1), 'nnodes to be 1 or more', nnodes);
   need(whole(nodeRank, 0) && nodeRank < nnodes, `nodeRank to be from 0 to ${nnodes - 1}`, nodeRank);
   need(whole(masterPort, 0) && masterPort < 65_536, 'masterPort to be a port', masterPort);
+  if (options.standalone) {
+    const alone = (right: boolean, flag: string, received: unknown) =>
+      need(
+        right,
+        `no --${flag} beside --standalone, which is one host and a free port; leave one of them out`,
+        received,
+      );
+    alone(nnodes === 1, 'nnodes above 1', nnodes);
+    alone(options.masterAddr === undefined, 'master-addr', options.masterAddr);
+    alone(options.masterPort === undefined, 'master-port', options.masterPort);
+  }
   need(nnodes === 1 || masterPort > 0, 'masterPort, the same on every host, for several hosts', options.masterPort);
   need(
     nnodes === 1 || options.masterAddr !== undefined,
     'masterAddr, the host of node 0, for several hosts',
     options.masterAddr,
   );
-  return { local, nnodes, nodeRank, size: local * nnodes, masterAddr, masterPort };
+  need(whole(maxRestarts, 0), 'maxRestarts to be 0 or more', maxRestarts);
+  need(joinSeconds > 0, 'joinSeconds to be a positive number', joinSeconds);
+  return { local, nnodes, nodeRank, size: local * nnodes, masterAddr, masterPort, maxRestarts };
 }
 
 /** The variables of torchrun for one rank, over this process's own. */
@@ -142,139 +268,7 @@ function environmentOf(
     MASTER_ADDR: plan.masterAddr,
     MASTER_PORT: String(port),
     TORCHELASTIC_RUN_ID: 'shardloop',
-    TORCHELASTIC_RESTART_COUNT: '0',
-    TORCHELASTIC_MAX_RESTARTS: '0',
+    TORCHELASTIC_MAX_RESTARTS: String(plan.maxRestarts),
     TORCHELASTIC_USE_AGENT_STORE: plan.size > 1 ? 'True' : 'False',
   };
-}
-
-/** Waits for all ranks; stops the others when one fails; passes signals on. */
-async function supervise(ranks: readonly RankProcess[], options: LaunchOptions): Promise<LaunchResult> {
-  const started = Date.now();
-  let asked: NodeJS.Signals | null = null;
-  let asks = 0;
-  let stopping = false;
-  let timer: NodeJS.Timeout | undefined;
-
-  const forward = (signal: NodeJS.Signals): void => {
-    if (STOPPING.includes(signal)) {
-      asked = signal;
-      asks += 1;
-    }
-    // The first asks, the second insists; whoever asks a third time is not answered by anything else.
-    for (const rank of ranks) rank.signal(asks > 2 ? 'SIGKILL' : signal, asks > 2);
-  };
-  const stop = (): void => {
-    if (stopping) return;
-    stopping = true;
-    for (const rank of ranks) rank.signal('SIGTERM');
-    const insist = () => {
-      for (const rank of ranks) rank.signal('SIGKILL', true);
-    };
-    timer = setTimeout(insist, (options.graceSeconds ?? 10) * 1000);
-  };
-  const onAbort = (): void => forward('SIGTERM');
-
-  for (const signal of FORWARDED) process.on(signal, forward);
-  options.abort?.addEventListener('abort', onAbort);
-  if (options.abort?.aborted) onAbort();
-  const failed: RankEnd[] = [];
-  try {
-    const ends = await Promise.all(
-      ranks.map(async (rank) => {
-        const end = await rank.ended;
-        const byUs = stopping && (end.signal === 'SIGTERM' || end.signal === 'SIGKILL' || end.exitCode === 143);
-        const asAsked = asked !== null && (end.exitCode === 128 + constants.signals[asked] || end.signal === 'SIGKILL');
-        if (end.exitCode !== 0 && !byUs && !asAsked) {
-          failed.push(end);
-          stop();
-        }
-        return end;
-      }),
-    );
-    const failure = failed.sort(byCause)[0] ?? null;
-    if (failure !== null) {
-      process.stderr.write(reportOf(failure, started));
-      return { exitCode: failure.exitCode, failure };
-    }
-    const stopped = asked !== null && ends.some((end) => end.exitCode !== 0);
-    return { exitCode: stopped ? 128 + constants.signals[asked!] : 0, failure: null };
-  } finally {
-    clearTimeout(timer);
-    options.abort?.removeEventListener('abort', onAbort);
-    for (const signal of FORWARDED) process.off(signal, forward);
-  }
-}
-
-/** The root cause first: a rank that only lost its peers comes after all others, then the earliest. */
-function byCause(a: RankEnd, b: RankEnd): number {
-  const lostPeers = (end: RankEnd) => (end.report?.code === 'COLLECTIVE_FAILED' ? 1 : 0);
-  return lostPeers(a) - lostPeers(b) || (a.report?.time ?? a.time) - (b.report?.time ?? b.time);
-}
-
-function reportOf(end: RankEnd, started: number): string {
-  const how = end.signal === null ? `exit code ${end.exitCode}` : `signal ${end.signal}`;
-  const seconds = ((end.time - started) / 1000).toFixed(1);
-  const cause = end.report?.message ?? (end.lastWords.length > 0 ? end.lastWords.join('\n') : 'it left no message');
-  const head = `[launch] rank ${end.rank} (local rank ${end.localRank}, pid ${end.pid ?? 'none'}) failed first: ${how} after ${seconds} s`;
-  return `${head}\n${cause.replace(/^/gm, '[launch]   ')}\n`;
-}
-
-/** The companion process, and the channel to it. */
-class Keeper {
-  readonly #child: ChildProcess;
-
-  constructor() {
-    // From the sources (tests) the built keeper is taken: plain Node must be able to run it.
-    const built = import.meta.url.endsWith('.ts') ? '../../dist/dist/keeper.js' : './keeper.js';
-    this.#child = fork(fileURLToPath(new URL(built, import.meta.url)), {
-      detached: true,
-      execArgv: [],
-      stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
-    });
-    this.#child.on('error', () => {});
-    this.#child.unref();
-    this.#child.channel?.unref();
-  }
-
-  /** Serves the store; resolves with its port. */
-  async serve(host: string, port: number): Promise<number> {
-    this.#child.channel?.ref();
-    const answer = await new Promise<FromKeeper>((resolve) => {
-      this.#child.once('message', (message) => resolve(message as FromKeeper));
-      this.#child.once('exit', (code, signal) =>
-        resolve({ kind: 'failed', text: `its process ended (${signal ?? code})` }),
-      );
-      this.#send({ kind: 'serve', host, port });
-    });
-    this.#child.channel?.unref();
-    if (answer.kind === 'serving') return answer.port;
-    const where = port === 0 ? `a free port of ${host}` : `${host}:${port}`;
-    throw new ShardloopError(
-      'BAD_LAUNCH',
-      `launch: could not serve the rendezvous store on ${where}: ${answer.text.split('\n', 1)[0]}; ` +
-        'choose another --master-port, or leave it out to get a free one',
-    );
-  }
-
-  /** Puts a rank under its care. */
-  watch(rank: ChildProcess): void {
-    if (rank.pid === undefined) return;
-    const pid = rank.pid;
-    this.#send({ kind: 'started', pid });
-    rank.once('exit', () => this.#send({ kind: 'ended', pid }));
-  }
-
-  /** Ends it, and the store with it. */
-  async close(): Promise<void> {
-    if (!this.#child.connected) return;
-    this.#child.ref();
-    const ended = new Promise<void>((resolve) => this.#child.once('exit', () => resolve()));
-    this.#send({ kind: 'close' });
-    await ended;
-  }
-
-  #send(message: ToKeeper): void {
-    if (this.#child.connected) this.#child.send(message, () => {});
-  }
 }

@@ -5,7 +5,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { createWriteStream, type WriteStream } from 'node:fs';
 import { constants } from 'node:os';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
+import { createInterface, type Interface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
 import { type FailureReport, readFailure } from './failure-report.js';
 
@@ -25,6 +25,8 @@ export interface RankOptions {
   readonly errorFile: string;
   readonly output: OutputMode;
   readonly logDir: string | undefined;
+  /** Go on with the logs of an earlier attempt. */
+  readonly appendLogs: boolean;
 }
 
 /** How a rank ended. */
@@ -43,6 +45,22 @@ export interface RankEnd {
 }
 
 const LAST_WORDS = 15;
+
+const paused = new WeakMap<Writable, Set<Interface>>();
+
+/** Reads on once `target` takes more. It gets one listener, however many ranks wait for it. */
+function pauseFor(target: Writable, lines: Interface): void {
+  const waiting = paused.get(target) ?? new Set();
+  if (waiting.size === 0) {
+    paused.set(target, waiting);
+    target.once('drain', () => {
+      paused.delete(target);
+      for (const reader of waiting) reader.resume();
+    });
+  }
+  waiting.add(lines);
+  lines.pause();
+}
 
 /** A running rank. */
 export class RankProcess {
@@ -84,8 +102,9 @@ export class RankProcess {
   }
 
   #show(stream: Readable, target: Writable, tag: string, kind: 'out' | 'err'): void {
-    const { logDir, rank } = this.#options;
-    const log = logDir === undefined ? undefined : createWriteStream(join(logDir, `rank-${rank}.${kind}`));
+    const { logDir, rank, appendLogs } = this.#options;
+    const flags = appendLogs ? 'a' : 'w';
+    const log = logDir === undefined ? undefined : createWriteStream(join(logDir, `rank-${rank}.${kind}`), { flags });
     if (log) this.#logs.push(log);
     const lines = createInterface({ input: stream, crlfDelay: Number.POSITIVE_INFINITY });
     lines.on('line', (line) => {
@@ -94,10 +113,7 @@ export class RankProcess {
         if (this.#lastWords.length > LAST_WORDS) this.#lastWords.shift();
       }
       log?.write(`${line}\n`);
-      if (!target.write(`${tag}${line}\n`)) {
-        lines.pause();
-        target.once('drain', () => lines.resume());
-      }
+      if (!target.write(`${tag}${line}\n`)) pauseFor(target, lines);
     });
   }
 

@@ -1,65 +1,15 @@
 // The launcher with small programs as ranks: environment, output, failures, signals, and no orphans. Programs that
 // communicate stand in group.test.ts.
-import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { spawn } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
+import { alive, LAUNCH, launcher as launcherIn, launchFolder, listens, numbers, type Run, until } from './launcher.js';
+import { freePort } from './ranks.js';
 
-let folder: string;
-beforeAll(() => {
-  folder = mkdtempSync(join(tmpdir(), 'shardloop-test-launch-'));
-});
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
-
-const LAUNCH = new URL('../../dist/dist/launch.js', import.meta.url).href;
-
-interface Run {
-  child: ChildProcess;
-  out: () => string;
-  err: () => string;
-  ended: Promise<number | null>;
-}
-
-/** A process that launches `program` (source text) with `options` and exits with the result's code. */
-function launcher(program: string, options: object, env: Record<string, string> = {}): Run {
-  const script = join(folder, `rank-${Math.random().toString(36).slice(2)}.mjs`);
-  writeFileSync(script, program);
-  const source = `
-    import { launch } from '${LAUNCH}';
-    const result = await launch({ command: [process.execPath, ${JSON.stringify(script)}], ...${JSON.stringify(options)} });
-    if (result.failure) console.log('FAILURE ' + JSON.stringify(result.failure));
-    process.exitCode = result.exitCode;`;
-  const clean = Object.fromEntries(Object.entries(process.env).filter(([name]) => name !== 'OMP_NUM_THREADS'));
-  const child = spawn(process.execPath, ['--input-type=module', '-e', source], { env: { ...clean, ...env } });
-  let out = '';
-  let err = '';
-  child.stdout!.on('data', (chunk) => (out += chunk));
-  child.stderr!.on('data', (chunk) => (err += chunk));
-  const ended = new Promise<number | null>((resolve) => child.once('close', resolve));
-  return { child, out: () => out, err: () => err, ended };
-}
-
-const until = async (what: () => boolean, seconds = 15): Promise<void> => {
-  const deadline = Date.now() + seconds * 1000;
-  while (!what()) {
-    if (Date.now() > deadline) throw new Error('it did not happen');
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-};
-
-const alive = (pid: number): boolean => {
-  try {
-    process.kill(pid, 0);
-    return !readFileSync(`/proc/${pid}/stat`, 'utf8').includes(') Z ');
-  } catch {
-    return false;
-  }
-};
-
-const numbers = (text: string, pattern: RegExp): number[] =>
-  [...text.matchAll(pattern)].map((match) => Number(match[1]));
+const folder = launchFolder();
+const launcher = (program: string, options: object) => launcherIn(folder(), program, options);
 
 describe('launch', () => {
   it("gives each rank torchrun's variables and tags its lines", async () => {
@@ -81,11 +31,16 @@ describe('launch', () => {
   it('gives a single rank no store, and numbers ranks by host', async () => {
     const program = 'console.log(process.env.TORCHELASTIC_USE_AGENT_STORE, process.env.RANK, process.env.MASTER_PORT)';
     const one = launcher(program, { nprocPerNode: 1 });
-    const second = launcher(program, { nprocPerNode: 2, nnodes: 2, nodeRank: 1, masterAddr: 'a', masterPort: 29555 });
+    const port = await freePort();
+    const [first, second] = [0, 1].map((nodeRank) =>
+      launcher(program, { nprocPerNode: 2, nnodes: 2, nodeRank, masterAddr: '127.0.0.1', masterPort: port }),
+    ) as [Run, Run];
     expect(await one.ended).toBe(0);
     expect(one.out()).toMatch(/^\[0\] False 0 /);
+    expect(await first.ended).toBe(0);
+    expect(first.out().trim().split('\n').sort()).toEqual([`[0] True 0 ${port}`, `[1] True 1 ${port}`]);
     expect(await second.ended).toBe(0);
-    expect(second.out().trim().split('\n').sort()).toEqual(['[2] True 2 29555', '[3] True 3 29555']);
+    expect(second.out().trim().split('\n').sort()).toEqual([`[2] True 2 ${port}`, `[3] True 3 ${port}`]);
   });
 
   it("shows rank 0 bare with output 'rank0', and keeps logs in logDir", async () => {
@@ -94,12 +49,24 @@ describe('launch', () => {
     expect(await bare.ended).toBe(0);
     expect(bare.out()).toBe('out of 0\n');
     expect(bare.err().trim().split('\n').sort()).toEqual(['[1] err of 1', '[1] out of 1', 'err of 0']);
-    const logDir = join(folder, 'logs');
+    const logDir = join(folder(), 'logs');
     const logged = launcher(program, { nprocPerNode: 2, output: 'rank0', logDir });
     expect(await logged.ended).toBe(0);
     expect(logged.out()).toBe('out of 0\n');
     expect(readFileSync(join(logDir, 'rank-1.out'), 'utf8')).toBe('out of 1\n');
     expect(readFileSync(join(logDir, 'rank-0.err'), 'utf8')).toBe('err of 0\n');
+  });
+
+  it('shows every line of ranks that write faster than it is read', async () => {
+    const run = launcher(
+      `for (let i = 0; i < 3000; i++) console.log('line ' + i + ' ' + 'x'.repeat(200)); console.error('end');`,
+      { nprocPerNode: 6 },
+    );
+    run.child.stdout!.pause();
+    setTimeout(() => run.child.stdout!.resume(), 2000);
+    expect(await run.ended).toBe(0);
+    expect(run.out().match(/^\[\d\] line \d+ x{200}$/gm)).toHaveLength(18_000);
+    expect(run.err()).not.toContain('Warning');
   });
 
   it('names the rank that failed first, its last words and its code, and stops the others', async () => {
@@ -203,6 +170,36 @@ describe('launch', () => {
     await until(() => !pids.some(alive), 8);
   });
 
+  it('takes along what a rank leaves behind in its group, and closes the port', async () => {
+    const run = launcher(
+      `import { spawn } from 'node:child_process';
+       const child = spawn('sh', ['-c', 'trap "" TERM; sleep 1000 & wait; sleep 1000']);
+       console.log('port ' + process.env.MASTER_PORT + '\\npid ' + child.pid);
+       process.on('SIGUSR2', () => process.env.RANK === '1' && process.exit(5));`,
+      { nprocPerNode: 2 },
+    );
+    await until(() => run.out().split('pid ').length === 3);
+    run.child.kill('SIGUSR2');
+    expect(await run.ended).toBe(5);
+    const pids = numbers(run.out(), /pid (\d+)/g);
+    expect(pids).toHaveLength(2);
+    await until(() => !pids.some(alive), 2);
+    expect(await listens(numbers(run.out(), /port (\d+)/g)[0]!)).toBe(false);
+  });
+
+  it('closes the port also when it is killed', async () => {
+    const run = launcher(`console.log('port ' + process.env.MASTER_PORT + ' '); setInterval(() => {}, 1000);`, {
+      nprocPerNode: 2,
+    });
+    await until(() => numbers(run.out(), /port (\d+) /g).length === 2);
+    const port = numbers(run.out(), /port (\d+) /g)[0]!;
+    expect(await listens(port)).toBe(true);
+    run.child.kill('SIGKILL');
+    const deadline = Date.now() + 8000;
+    while ((await listens(port)) && Date.now() < deadline) await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(await listens(port)).toBe(false);
+  });
+
   it('serves the store on the port that was asked for, or says that it is taken', async () => {
     const { launch } = await import('../../lib/dist/launch.js');
     const server = createServer();
@@ -226,6 +223,11 @@ describe('launch', () => {
     [{ nprocPerNode: 1, nnodes: 2, nodeRank: 2, masterAddr: 'a', masterPort: 1 }, /nodeRank to be from 0 to 1/],
     [{ nprocPerNode: 1, nnodes: 2, masterAddr: 'a' }, /masterPort, the same on every host/],
     [{ nprocPerNode: 1, nnodes: 2, masterPort: 29500 }, /masterAddr, the host of node 0/],
+    [{ nprocPerNode: 1, maxRestarts: -1 }, /maxRestarts to be 0 or more, received -1/],
+    [{ nprocPerNode: 1, joinSeconds: 0 }, /joinSeconds to be a positive number/],
+    [{ nprocPerNode: 1, standalone: true, nnodes: 2, masterAddr: 'a', masterPort: 1 }, /no --nnodes above 1 beside/],
+    [{ nprocPerNode: 1, standalone: true, masterAddr: 'a' }, /no --master-addr beside --standalone.*received "a"/],
+    [{ nprocPerNode: 1, standalone: true, masterPort: 29500 }, /no --master-port beside --standalone/],
     [{ nprocPerNode: 1, masterPort: 70000 }, /masterPort to be a port/],
     [{ nprocPerNode: 1, command: [] }, /a command/],
   ])('refuses %j', async (options, message) => {
