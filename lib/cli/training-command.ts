@@ -27,7 +27,7 @@ export function trainingCommand<S extends ConfigSchema>(definition: TrainingComm
       const resolved = resolveOptions(schema, flags);
       if (flags.printConfig) return printConfig(resolved, flags.json);
       const config = resolved.config as z.infer<S>;
-      if (mustStartRanks(config.nproc)) return await startRanks(config.nproc);
+      if (mustStartRanks(config)) return await startRanks(config);
       stop = listenForStop();
       const train = await load();
       const result = await train(config, { signal: stop.signal, dryRun: flags.dryRun, progress: process.stderr });

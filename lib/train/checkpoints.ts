@@ -1,9 +1,10 @@
 // The checkpoints of a run: what goes into one, and how a run goes on from it. Written by rank 0, read by every rank.
 // The folder format is lib/io's. There is no random state in it: each step's is a function of seed, step and rank.
-import { mkdir, rename } from 'node:fs/promises';
+import { mkdir, readFile, rename } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { noGrad, ops, ShardloopError, type Tensor } from '../core/index.js';
 import type { BatchSource, DataPosition } from '../data/index.js';
+import { readEnvironment } from '../dist/index.js';
 import { type Json, latestCheckpoint, listCheckpoints, openCheckpoint, saveCheckpoint } from '../io/index.js';
 import type { Optimizer, OptimizerState, Schedule } from '../optim/index.js';
 import type { Run } from './run.js';
@@ -30,6 +31,8 @@ interface State {
   readonly position: DataPosition;
   readonly schedule: { step: number };
   readonly optimizer: OptimizerState['values'];
+  /** The launch that wrote it, over all its restarts. */
+  readonly launch?: string;
 }
 
 export class Checkpoints {
@@ -51,7 +54,7 @@ export class Checkpoints {
       const { tensors, values } = optimizer.stateDict();
       const state = {
         ...{ step, seconds, globalBatch: batches.globalBatch, position: batches.position() },
-        ...{ schedule: schedule.stateDict(), optimizer: values },
+        ...{ schedule: schedule.stateDict(), optimizer: values, launch: launchId() },
       };
       const content = { tensors: { model: new Map(trainable), optimizer: tensors }, state: state as unknown as Json };
       await saveCheckpoint(config.out, step, content, { saveTotalLimit: config.saveTotalLimit });
@@ -88,6 +91,8 @@ export class Checkpoints {
 
   async #find(): Promise<string | null> {
     const { config, options } = this.#run;
+    const own = await newestOfThisLaunch(config.out);
+    if (own !== null) return own;
     if (config.resume !== 'auto') return config.resume ?? null;
     if (options.dryRun) return (await listCheckpoints(config.out)).at(-1) ?? null; // cleans nothing up
     return latestCheckpoint(config.out);
@@ -136,6 +141,22 @@ export class Checkpoints {
     for (const [i, group] of optimizer.groups.entries()) Object.assign(group, settings[i]);
     for (const t of state.tensors.values()) t.dispose();
   }
+}
+
+const launchId = () => process.env.SHARDLOOP_LAUNCH_ID || undefined;
+
+/**
+ * After a restart by the launcher: the newest checkpoint that this launch wrote, whatever `resume` says. Others in the
+ * folder may be of another run, which the first start would have set aside, or of a branch that `resume` left.
+ */
+async function newestOfThisLaunch(out: string): Promise<string | null> {
+  const launch = launchId();
+  if (launch === undefined || readEnvironment().restartCount === 0) return null;
+  for (const path of (await listCheckpoints(out)).reverse()) {
+    const state = JSON.parse(await readFile(join(path, 'state.json'), 'utf8')) as State;
+    if (state.launch === launch) return path;
+  }
+  return null;
 }
 
 /** A run that begins anew must not meet an earlier run's checkpoints later: they are moved, not deleted. */

@@ -37,6 +37,11 @@ describe('usage errors', () => {
     [['generate', '--model', 'm'], '--prompt is required'],
     [['generate', '--model', 'm', '--prompt', 'x', '--max-new-tokens', 'many'], 'whole number of at least 1'],
     [['launch', '--nproc-per-node', '2', 'no-such-script.js'], 'no file no-such-script.js'],
+    [['launch', '--nproc-per-node', '2', '--max-restarts', '-1', 'x.js'], 'whole number of at least 0'],
+    [
+      ['launch', '--standalone', '--nnodes', '2', '--nproc-per-node', '2', 'package.json'],
+      'expected no --nnodes above 1 beside --standalone, which is one host and a free port',
+    ],
     [[], 'Usage: shardloop'],
   ])('%j ends with 2', async (args, text) => {
     const { code, stdout, stderr } = await inProcess(...args);
