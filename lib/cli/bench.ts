@@ -79,9 +79,10 @@ async function bench(operation: string | undefined, flags: BenchFlags): Promise<
   };
   const plans = (all ? Object.keys(OPERATIONS) : [operation]).map((name) => planBench({ ...options, operation: name }));
   const nproc = flags.nproc ?? (flags.backend === 'nccl' ? await devices() : 2);
-  if (mustStartRanks(nproc)) {
+  const ranks = { nproc, maxRestarts: 0 };
+  if (mustStartRanks(ranks)) {
     for (const plan of plans) rootsOf(plan, nproc);
-    return await startRanks(nproc);
+    return await startRanks(ranks);
   }
   await measure(plans, flags);
 }
