@@ -8,6 +8,7 @@ import { type FinetuneConfig, finetuneSchema } from './config.js';
 import { resolveConfig } from './config-sources.js';
 import { readExamples, requireFolder } from './examples.js';
 import { trainLoop } from './loop.js';
+import { refuseOverwriting } from './out-folder.js';
 import { closeRun, describeRun, openRun, type RunOptions, type RunResult } from './run.js';
 
 /** What {@link finetune} takes; see the schema for every key. */
@@ -22,6 +23,7 @@ export async function finetune(config: FinetuneOptions, options: RunOptions = {}
   const run = await openRun('finetune', resolveConfig(finetuneSchema, { flags: config }).config, options);
   try {
     const dir = requireFolder('--model', run.config.model);
+    refuseOverwriting('--out', resultOf(run.config), { '--model': dir });
     const { model, tokenizer } = await loadModel(dir, { dtype: dtypeOf(run.config), device: run.device });
     if (run.config.method === 'lora') addLora(model, adapterOptions(run.config));
     else model.requiresGrad(true);
@@ -31,9 +33,8 @@ export async function finetune(config: FinetuneOptions, options: RunOptions = {}
     const summary = await trainLoop(run, model, examples);
 
     if (run.leads && !options.dryRun) {
-      const lora = run.config.method === 'lora';
-      summary.result = join(run.config.out, lora ? 'adapter' : 'model');
-      if (lora) await saveAdapter(model, summary.result, { baseModel: run.config.model });
+      summary.result = resultOf(run.config);
+      if (run.config.method === 'lora') await saveAdapter(model, summary.result, { baseModel: run.config.model });
       else await saveModel(model, summary.result);
       await tokenizer.save(summary.result, { chatTemplate: examples.template });
     }
@@ -44,6 +45,8 @@ export async function finetune(config: FinetuneOptions, options: RunOptions = {}
     await closeRun(run);
   }
 }
+
+const resultOf = ({ out, method }: FinetuneConfig) => join(out, method === 'lora' ? 'adapter' : 'model');
 
 const dtypeOf = ({ precision }: FinetuneConfig) => (precision === 'bf16' ? 'bfloat16' : 'float32');
 

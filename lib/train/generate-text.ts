@@ -66,15 +66,18 @@ async function chooseTemplate(
   tokenizer: Tokenizer,
 ): Promise<ChatTemplate | null> {
   if (template !== undefined) return new ChatTemplate(tokenizer, templateSource(template, tokenizer));
-  if (adapter !== undefined) {
-    const beside = join(adapter, 'chat_template.jinja');
-    if (await exists(beside)) return new ChatTemplate(tokenizer, templateSource(beside, tokenizer));
-    if (await exists(join(adapter, 'tokenizer_config.json'))) {
-      const own = await loadTokenizer(adapter).catch(() => null);
-      if (own?.chatTemplate) return new ChatTemplate(tokenizer, own.chatTemplate);
-    }
-  }
+  const own = adapter === undefined ? null : await ownTemplate(adapter, tokenizer);
+  if (own !== null) return own;
   return tokenizer.chatTemplate === null ? null : new ChatTemplate(tokenizer);
+}
+
+/** The chat template in an adapter's folder, if it has one. */
+export async function ownTemplate(adapter: string, tokenizer: Tokenizer): Promise<ChatTemplate | null> {
+  const beside = join(adapter, 'chat_template.jinja');
+  if (await exists(beside)) return new ChatTemplate(tokenizer, templateSource(beside, tokenizer));
+  if (!(await exists(join(adapter, 'tokenizer_config.json')))) return null;
+  const own = await loadTokenizer(adapter).catch(() => null);
+  return own?.chatTemplate ? new ChatTemplate(tokenizer, own.chatTemplate) : null;
 }
 
 function deviceOf(device: GenerateTextOptions['device']): string {

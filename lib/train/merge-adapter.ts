@@ -2,6 +2,8 @@
 import { loadModel, saveModel } from '../models/index.js';
 import { loadAdapter, loraLayers, mergeLora } from '../peft/index.js';
 import { requireFolder } from './examples.js';
+import { ownTemplate } from './generate-text.js';
+import { refuseOtherContent, refuseOverwriting } from './out-folder.js';
 
 /** What {@link mergeAdapter} takes. */
 export interface MergeOptions {
@@ -15,16 +17,20 @@ export interface MergeOptions {
   precision?: 'fp32' | 'bf16';
 }
 
-/** Load, add, write. Returns where it stands and how many layers were changed. Throws BAD_CONFIG, BAD_MODEL. */
+/** Load, add, write; the adapter's chat template goes with it. Returns where it stands and how many layers were changed. Throws BAD_CONFIG, BAD_MODEL. */
 export async function mergeAdapter(options: MergeOptions): Promise<{ out: string; merged: number }> {
   const dir = requireFolder('--model', options.model);
   const adapter = requireFolder('--adapter', options.adapter);
+  refuseOverwriting('--out', options.out, { '--model': dir, '--adapter': adapter });
+  refuseOtherContent('--out', options.out);
   const dtype = options.precision && ({ fp32: 'float32', bf16: 'bfloat16' } as const)[options.precision];
   const { model, tokenizer } = await loadModel(dir, { dtype });
   await loadAdapter(model, adapter, { dtype: 'float32' });
   mergeLora(model);
   const merged = loraLayers(model).length;
-  await saveModel(model, options.out, { tokenizer });
+  const template = await ownTemplate(adapter, tokenizer);
+  const withTemplate = { save: (to: string) => tokenizer.save(to, template ? { chatTemplate: template.source } : {}) };
+  await saveModel(model, options.out, { tokenizer: withTemplate });
   model.dispose();
   return { out: options.out, merged };
 }

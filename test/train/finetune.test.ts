@@ -1,5 +1,5 @@
 // Tuning in this process: results, options that must have an effect, resume, stop, divergence.
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
@@ -93,8 +93,23 @@ describe('results', () => {
     expect((await generateText(ask)).tokenIds).not.toEqual(tuned.tokenIds);
     const merged = join(out, 'merged');
     expect((await mergeAdapter({ model: tiny.model, adapter, out: merged })).merged).toBe(8);
-    const plain = await generateText({ ...ask, model: merged, template: join(adapter, 'chat_template.jinja') });
-    expect(plain).toEqual(tuned);
+    expect(await generateText({ ...ask, model: merged })).toEqual(tuned); // the adapter's template came along
+    const refused = { code: 'BAD_CONFIG' };
+    symlinkSync(tiny.model, join(out, 'link'));
+    for (const to of [tiny.model, `${tiny.model}/.`, join(out, 'link'), adapter, tiny.data, out]) {
+      await expect(mergeAdapter({ model: tiny.model, adapter, out: to }), to).rejects.toMatchObject(refused);
+    }
+    expect(readdirSync(tiny.model)).not.toContain('chat_template.jinja');
+    expect((await mergeAdapter({ model: tiny.model, adapter, out: merged })).out).toBe(merged); // an earlier result
+  });
+
+  it('never writes over the model that it tunes', async () => {
+    const { out } = await run({ method: 'full', lr: 1e-3 });
+    const model = join(out, 'model');
+    const before = readFileSync(join(model, 'model.safetensors'));
+    await expect(run({ out, model, method: 'full' })).rejects.toThrow(/--model and would be overwritten; name another/);
+    expect(readFileSync(join(model, 'model.safetensors')).equals(before)).toBe(true);
+    await run({ out, model, method: 'lora', maxSteps: 1 });
   });
 
   it('method full trains and writes the whole model', async () => {

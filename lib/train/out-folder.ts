@@ -1,0 +1,47 @@
+// Where a command writes: what must not be overwritten. All of it is refused before anything is computed.
+// Not here: who else writes there (run-lock.ts), what is written.
+import { readdirSync, realpathSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { ShardloopError } from '../core/errors.js';
+
+/** BAD_CONFIG when `path` is a file: results go to folders. */
+export function refuseFile(flag: string, path: string): void {
+  const found = statSync(path, { throwIfNoEntry: false });
+  if (found === undefined || found.isDirectory()) return;
+  throw new ShardloopError(
+    'BAD_CONFIG',
+    `${flag}: expected a folder to write, ${path} is a file; name a folder, it need not exist`,
+  );
+}
+
+/** BAD_CONFIG when what is written to `path` would overwrite one of `sources`, by whatever name. */
+export function refuseOverwriting(flag: string, path: string, sources: Readonly<Record<string, string>>): void {
+  refuseFile(flag, path);
+  const target = real(path);
+  for (const [source, folder] of Object.entries(sources)) {
+    if (target === null || target !== real(folder)) continue;
+    throw new ShardloopError(
+      'BAD_CONFIG',
+      `${flag}: ${path} is the folder of ${source} and would be overwritten; name another folder`,
+    );
+  }
+}
+
+/** BAD_CONFIG when `path` holds files but no model, so that a folder of other things is not mixed with one. */
+export function refuseOtherContent(flag: string, path: string): void {
+  refuseFile(flag, path);
+  if (statSync(path, { throwIfNoEntry: false }) === undefined) return;
+  if (readdirSync(path).length === 0 || statSync(join(path, 'config.json'), { throwIfNoEntry: false })) return;
+  throw new ShardloopError(
+    'BAD_CONFIG',
+    `${flag}: ${path} holds files that are no model; name a new folder, an empty one, or a model's to replace`,
+  );
+}
+
+function real(path: string): string | null {
+  try {
+    return realpathSync(path);
+  } catch {
+    return null; // Not there yet: it overwrites nothing.
+  }
+}
