@@ -36,6 +36,8 @@ export function trainingCommand<S extends ConfigSchema>(definition: TrainingComm
       fail(error, { json: flags.json, signal: stop?.received() });
     } finally {
       stop?.close();
+      // A rank that was stopped while it waited for others may still hold the connection on which it waited.
+      if (stop?.received()) setTimeout(() => process.exit(), 200).unref();
     }
   });
 }

@@ -17,12 +17,13 @@ export interface Evaluation {
   tokens: number;
 }
 
-/** Score the held-out sequences, each by one rank. Collective. */
+/** Score the held-out sequences, each by one rank. Collective. `between` is called, and awaited, between batches. */
 export async function evaluate(
   run: Run,
   model: GPT2LMHeadModel,
   heldOut: SequenceSet,
   { segments, strategy, precision }: Pick<StepContext, 'segments' | 'strategy' | 'precision'>,
+  between: () => Promise<unknown> = nextTurn,
 ): Promise<Evaluation> {
   const { group, device, config } = run;
   const { rank, size: worldSize } = group;
@@ -48,7 +49,7 @@ export async function evaluate(
           }),
         );
       }
-      await nextTurn();
+      await between();
     }
   } finally {
     model.train(training);

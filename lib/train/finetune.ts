@@ -9,7 +9,7 @@ import { resolveConfig } from './config-sources.js';
 import { readExamples, requireFolder } from './examples.js';
 import { trainLoop } from './loop.js';
 import { refuseOverwriting } from './out-folder.js';
-import { closeRun, describeRun, openRun, type RunOptions, type RunResult } from './run.js';
+import { closeRun, describeRun, openRun, type RunOptions, type RunResult, stopIfAsked } from './run.js';
 
 /** What {@link finetune} takes; see the schema for every key. */
 export type FinetuneOptions = z.input<typeof finetuneSchema>;
@@ -24,10 +24,12 @@ export async function finetune(config: FinetuneOptions, options: RunOptions = {}
   try {
     const dir = requireFolder('--model', run.config.model);
     refuseOverwriting('--out', resultOf(run.config), { '--model': dir });
+    await stopIfAsked(run);
     const { model, tokenizer } = await loadModel(dir, { dtype: dtypeOf(run.config), device: run.device });
     if (run.config.method === 'lora') addLora(model, adapterOptions(run.config));
     else model.requiresGrad(true);
     const examples = await readExamples(run.config, tokenizer, model.config.n_positions);
+    await stopIfAsked(run);
 
     await describeRun(run);
     const summary = await trainLoop(run, model, examples);

@@ -13,7 +13,7 @@ import type { StepMetrics } from './metrics.js';
 import { microBatches } from './micro-batch.js';
 import { makeOptimizer, makeSchedule } from './optimizer.js';
 import { planRun } from './plan.js';
-import { openSinks, type Run, seedStep, sumOverRanks } from './run.js';
+import { openSinks, type Run, seedStep, stopIfAsked, sumOverRanks } from './run.js';
 import { type StepContext, trainStep } from './step.js';
 import type { RunSummary } from './summary.js';
 import { StepTrace } from './trace.js';
@@ -52,15 +52,19 @@ export async function trainLoop(run: Run, model: GPT2LMHeadModel, data: Training
   const checkpoints = new Checkpoints(run, { trainable, optimizer, schedule, batches });
   const before = await checkpoints.resume();
   const held = data.heldOut;
-  const measure = () => (held ? evaluate(run, model, held, context) : undefined);
+  const measure = (between?: () => Promise<void>) => (held ? evaluate(run, model, held, context, between) : undefined);
+  const stopEarly = () =>
+    stopIfAsked(run, before.step > 0 ? interrupted(before.step, total, checkpoints.newest) : null);
+  await stopEarly();
 
   const clock = startClock(before.seconds);
   const summary: RunSummary = {
     ...{ command: run.command, steps: before.step, tokens: 0, seconds: 0, loss: Number.NaN, ranks: worldSize },
     parameters: count(model.parameters()),
     trainable: count(context.parameters),
-    evalLossBefore: before.step === 0 && !options.dryRun ? (await measure())?.loss : undefined,
+    evalLossBefore: before.step === 0 && !options.dryRun ? (await measure(stopEarly))?.loss : undefined,
   };
+  await stopEarly();
   const sinks = openSinks(run, total, before.step);
   const trace = new StepTrace(run, before.step, options.dryRun ? before.step + 1 : total);
   model.train();
@@ -86,12 +90,13 @@ export async function trainLoop(run: Run, model: GPT2LMHeadModel, data: Training
       const last = step === total || options.dryRun === true;
       const stopped = stops! > 0 && !last;
       const due = config.evalSteps > 0 && step % config.evalSteps === 0;
-      if (finite && !stopped && (due || last)) addEvaluation(metrics, await measure());
+      if (stopped && finite) await checkpoints.save(step, time); // before an evaluation that might be killed
+      if (finite && (due || last)) addEvaluation(metrics, await measure());
       sinks.write(metrics);
       note(summary, metrics);
       if (!finite) throw diverged(metrics, checkpoints.newest);
 
-      if (stopped || (config.saveSteps > 0 && step % config.saveSteps === 0 && !last))
+      if (!stopped && !last && config.saveSteps > 0 && step % config.saveSteps === 0)
         await checkpoints.save(step, time);
       if (stopped) throw interrupted(step, total, checkpoints.newest);
       if (last) break;

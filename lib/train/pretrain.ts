@@ -9,7 +9,7 @@ import { type PretrainConfig, pretrainSchema } from './config.js';
 import { resolveConfig } from './config-sources.js';
 import { requireFolder } from './examples.js';
 import { trainLoop } from './loop.js';
-import { closeRun, describeRun, openRun, type RunOptions, type RunResult } from './run.js';
+import { closeRun, describeRun, openRun, type RunOptions, type RunResult, stopIfAsked } from './run.js';
 import { readText } from './text.js';
 
 /** What {@link pretrain} takes; see the schema for every key. */
@@ -23,8 +23,10 @@ export type PretrainOptions = z.input<typeof pretrainSchema>;
 export async function pretrain(config: PretrainOptions, options: RunOptions = {}): Promise<RunResult> {
   const run = await openRun('pretrain', resolveConfig(pretrainSchema, { flags: config }).config, options);
   try {
+    await stopIfAsked(run);
     const tokenizer = await chooseTokenizer(run.config.tokenizer);
     const text = await readText(run.config, tokenizer);
+    await stopIfAsked(run);
     const model = makeModel(run.config, tokenizer, run.device);
 
     await describeRun(run);

@@ -3,6 +3,7 @@
 import { mkdirSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { isCudaAvailable, libtorchVersion, manualSeed, ShardloopError, setNumThreads, tensor } from '../core/index.js';
 import { type Group, init, readEnvironment } from '../dist/index.js';
 import { writeFileAtomic } from '../io/atomic.js';
@@ -16,7 +17,10 @@ import { version } from './versions.js';
 
 /** What a caller may add to a run's config. */
 export interface RunOptions {
-  /** Aborted: the run stops after its step, writes a checkpoint and throws INTERRUPTED. One rank suffices. */
+  /**
+   * Aborted: the run stops after its step, writes a checkpoint and throws INTERRUPTED; before the first step it stops
+   * without one. One rank suffices, except while the ranks still look for each other: there each stops for itself.
+   */
   signal?: AbortSignal;
   /** Plan, run one step, write nothing. */
   dryRun?: boolean;
@@ -55,13 +59,44 @@ export async function openRun<C extends TrainingConfig>(
   config: C,
   options: RunOptions,
 ): Promise<Run<C>> {
+  if (options.signal?.aborted) throw nothingTrained();
   const { localRank, localSize } = readEnvironment();
   const device = chooseDevice(config, localRank);
   const threads = config.threads ?? Math.max(1, Math.floor(availableParallelism() / localSize));
   setNumThreads(threads);
-  const group = options.group ?? (await init(device === 'cpu' ? {} : { backend: 'nccl' }));
+  const group =
+    options.group ?? (await unlessStopped(init(device === 'cpu' ? {} : { backend: 'nccl' }), options.signal));
   manualSeed(config.seed);
   return { command, config, options, group, device, threads, leads: group.rank === 0, startedAt: new Date() };
+}
+
+/** The group, or INTERRUPTED as soon as the signal is aborted; a group that opens after that is left at once. */
+async function unlessStopped(opening: Promise<Group>, signal?: AbortSignal): Promise<Group> {
+  if (!signal) return opening;
+  let stop = () => {};
+  const stopped = new Promise<never>((_, reject) => {
+    stop = () => reject(nothingTrained());
+    signal.addEventListener('abort', stop, { once: true });
+  });
+  try {
+    return await Promise.race([opening, stopped]);
+  } catch (error) {
+    void opening.then((group) => group.destroy()).catch(() => {});
+    throw error;
+  } finally {
+    signal.removeEventListener('abort', stop);
+  }
+}
+
+/** Between the phases before the first step: INTERRUPTED on all ranks when one was asked to stop; `resumed` says what a resumed run has. Collective. */
+export async function stopIfAsked(run: Run, resumed: ShardloopError | null = null): Promise<void> {
+  await nextTurn(); // Signals come in between turns of the event loop.
+  const [stops] = await sumOverRanks(run, [run.options.signal?.aborted ? 1 : 0]);
+  if (stops! > 0) throw resumed ?? nothingTrained();
+}
+
+function nothingTrained(): ShardloopError {
+  return new ShardloopError('INTERRUPTED', 'stopped before the first step: nothing was trained yet');
 }
 
 function chooseDevice({ device }: TrainingConfig, localRank: number): string {

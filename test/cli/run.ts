@@ -38,6 +38,7 @@ export function shardloop(
   options: {
     env?: NodeJS.ProcessEnv;
     cwd?: string;
+    onStart?: (kill: (signal: NodeJS.Signals) => void) => void;
     onStderr?: (text: string, kill: (signal: NodeJS.Signals) => void) => void;
   } = {},
 ): Promise<Ended> {
@@ -48,6 +49,7 @@ export function shardloop(
       env: { ...process.env, ...options.env },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
+    options.onStart?.((signal) => child.kill(signal));
     const ended = { stdout: '', stderr: '' };
     child.stdout.setEncoding('utf8').on('data', (text: string) => {
       ended.stdout += text;

@@ -1,5 +1,7 @@
 // The commands as users start them: child processes of dist/, one rank and two, stopped and resumed.
+import { once } from 'node:events';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { type AddressInfo, createServer } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { losses, makeTiny, metricsOf, type Tiny } from '../train/tiny.js';
@@ -145,6 +147,27 @@ describe('signals', () => {
       expect(metricsOf(out).map((m) => m.step)).toEqual(whole.map((_, i) => i + 1));
     },
   );
+
+  it('a rank that waits for others is stopped too', async () => {
+    const out = fresh();
+    let kill: (signal: NodeJS.Signals) => void = () => {};
+    const store = createServer(() => kill('SIGTERM')).listen(0, '127.0.0.1'); // answers nothing
+    await once(store, 'listening');
+    const env = { RANK: '1', WORLD_SIZE: '2', LOCAL_RANK: '1', LOCAL_WORLD_SIZE: '2', MASTER_ADDR: '127.0.0.1' };
+    const port = String((store.address() as AddressInfo).port);
+    const args = ['finetune', '--model', tiny.model, '--data', tiny.data, '--out', out];
+    const began = performance.now();
+    const { code } = await shardloop(args, {
+      env: { ...env, MASTER_PORT: port },
+      onStart: (send) => {
+        kill = send;
+      },
+    });
+    store.close();
+    expect(code).toBe(143);
+    expect(performance.now() - began).toBeLessThan(30_000);
+    expect(existsSync(out)).toBe(false);
+  });
 
   it('the second stops at once', async () => {
     const out = fresh();

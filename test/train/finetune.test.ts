@@ -266,9 +266,30 @@ describe('stop and resume', () => {
       expect(existsSync(join(out, 'adapter'))).toBe(false);
       await run({ ...config, ...more, out, resume: 'auto' });
       expect(losses(out)).toEqual(losses(whole.out));
-      const evaluations = (folder: string) => metricsOf(folder).map((m) => (m.step === at ? 'stopped' : m.evalLoss));
-      expect(evaluations(out)).toEqual(evaluations(whole.out)); // a run that stops does not evaluate first
+      const evaluations = (folder: string) => metricsOf(folder).map((m) => m.evalLoss);
+      expect(evaluations(out)).toEqual(evaluations(whole.out)); // also the one that was due at the stop
     }
+  });
+
+  it('stops in every phase before the first step, and leaves no checkpoint and no metrics', async () => {
+    const phases: boolean[] = [];
+    for (let after = 0; ; after++) {
+      const out = join(tiny.folder, `early-${runs++}`);
+      let reads = 0;
+      const signal = Object.defineProperty(new EventTarget(), 'aborted', {
+        get: () => reads++ >= after,
+      }) as AbortSignal;
+      const error = await run({ ...config, evalSplit: 0.5, microBatch: 2, out }, { signal }).catch((e: Error) => e);
+      if (!(error instanceof Error)) throw new Error('expected the run to stop');
+      expect(error).toMatchObject({ code: 'INTERRUPTED' });
+      const early = error.message === 'stopped before the first step: nothing was trained yet';
+      phases.push(early);
+      const names = existsSync(out) ? readdirSync(out) : [];
+      expect(names.some((name) => name.startsWith('checkpoint-'))).toBe(!early);
+      expect(names.includes('metrics.jsonl')).toBe(!early);
+      if (!early) break;
+    }
+    expect(phases.length).toBeGreaterThan(8); // opening, loading, reading, resuming, and the batches of an evaluation
   });
 
   it('resumes from a folder that is named, and forgets later lines', async () => {
