@@ -10,7 +10,9 @@ import { writeFileAtomic } from '../io/atomic.js';
 import type { TrainingConfig } from './config.js';
 import { drawLoss } from './loss-chart.js';
 import { fanOut, jsonlSink, type MetricsSink } from './metrics.js';
+import { refuseFile } from './out-folder.js';
 import { progressSink } from './progress.js';
+import { lockOut, type RunLock } from './run-lock.js';
 import type { RunSummary } from './summary.js';
 import { tensorBoardSink } from './tensorboard.js';
 import { version } from './versions.js';
@@ -51,6 +53,8 @@ export interface Run<C extends TrainingConfig = TrainingConfig> {
   /** Rank 0 alone writes files and prints. */
   readonly leads: boolean;
   readonly startedAt: Date;
+  /** Rank 0's claim on `out`; absent elsewhere and in a dry run. */
+  readonly lock?: RunLock;
 }
 
 /** Join the other ranks and set device and threads. The random state is that of `seed`, alike on every rank. */
@@ -59,6 +63,7 @@ export async function openRun<C extends TrainingConfig>(
   config: C,
   options: RunOptions,
 ): Promise<Run<C>> {
+  checkRanks(config, options);
   if (options.signal?.aborted) throw nothingTrained();
   const { localRank, localSize } = readEnvironment();
   const device = chooseDevice(config, localRank);
@@ -66,8 +71,40 @@ export async function openRun<C extends TrainingConfig>(
   setNumThreads(threads);
   const group =
     options.group ?? (await unlessStopped(init(device === 'cpu' ? {} : { backend: 'nccl' }), options.signal));
-  manualSeed(config.seed);
-  return { command, config, options, group, device, threads, leads: group.rank === 0, startedAt: new Date() };
+  const opened = { command, config, options, group, device, threads, leads: group.rank === 0, startedAt: new Date() };
+  try {
+    const lock = await claimOut(opened);
+    manualSeed(config.seed);
+    return { ...opened, lock };
+  } catch (error) {
+    await closeRun(opened);
+    throw error;
+  }
+}
+
+/** Rank 0 claims `out`; when it cannot, every rank says so. Collective. A dry run only looks. */
+async function claimOut({ config, options, group, leads }: Run): Promise<RunLock | undefined> {
+  let lock: RunLock | undefined;
+  let problem: string | null = null;
+  try {
+    if (leads && options.dryRun) refuseFile('--out', config.out);
+    else if (leads) lock = lockOut(config.out);
+  } catch (error) {
+    problem = (error as Error).message;
+  }
+  problem = await group.broadcastObject(problem);
+  if (problem !== null) throw new ShardloopError('BAD_CONFIG', problem);
+  return lock;
+}
+
+/** BAD_CONFIG when a program asks for ranks that nothing starts: only a launcher, or the command, can. */
+function checkRanks({ nproc }: TrainingConfig, { group }: RunOptions): void {
+  const size = group?.size ?? 1;
+  if (nproc === 1 || nproc === size || readEnvironment().source !== 'none') return;
+  throw new ShardloopError(
+    'BAD_CONFIG',
+    `nproc: expected the number of ranks that take part, ${size}; received ${nproc}. A function does not start processes: run the program with \`shardloop launch --nproc-per-node ${nproc}\`, or use the command with --nproc ${nproc}`,
+  );
 }
 
 /** The group, or INTERRUPTED as soon as the signal is aborted; a group that opens after that is left at once. */
@@ -163,7 +200,8 @@ export async function describeRun(run: Run, summary?: RunSummary): Promise<void>
   if (summary) await drawLoss(metricsFile(run), join(config.out, 'loss.svg'), `${command} ${config.out}`);
 }
 
-/** Leave the group of ranks. */
+/** Give `out` free and leave the group of ranks. */
 export async function closeRun(run: Run): Promise<void> {
+  run.lock?.release();
   if (!run.options.group) await run.group.destroy();
 }

@@ -207,6 +207,23 @@ describe('refusals', () => {
     await expect(run({ loraRnak: 2 } as object)).rejects.toThrow('did you mean loraRank?');
   });
 
+  it('refuses a second run into a folder, a file as a folder, and ranks that nothing starts', async () => {
+    const out = join(tiny.folder, 'busy');
+    const second: Promise<unknown>[] = [];
+    const write = () => void (second.length === 0 && second.push(run({ out }).catch((error: Error) => error)));
+    await run({ out }, { sinks: [{ write, close: () => {} }] });
+    expect(await second[0]).toMatchObject({
+      code: 'BAD_CONFIG',
+      message: expect.stringContaining(`process ${process.pid}`),
+    });
+    expect(losses(out)).toHaveLength(3);
+    expect(existsSync(join(out, '.run.lock'))).toBe(false);
+    for (const dryRun of [true, false]) {
+      await expect(run({ out: tiny.data }, { dryRun })).rejects.toThrow('--out: expected a folder to write');
+    }
+    await expect(run({ nproc: 2 })).rejects.toThrow(/nproc: .*received 2.*shardloop launch --nproc-per-node 2/);
+  });
+
   it('stops with a sentence when the loss diverges, and says so in metrics.jsonl', async () => {
     const out = join(tiny.folder, 'diverged');
     await expect(run({ out, method: 'full', lr: 1e30, clip: 0, epochs: 4 })).rejects.toMatchObject({
