@@ -101,7 +101,7 @@ function truncate({ ids, labels, source }: Example, seqLen: number): Example {
     throw badRecord(
       source,
       `expected the answer to begin within ${seqLen} tokens, got a prompt of ${start}. ` +
-        'Raise the sequence length, shorten the record, or leave such records out (overlong: skip)',
+        'Raise the sequence length, shorten the record, or leave such records out (option overlong: skip)',
     );
   }
   return { ids: ids.slice(0, seqLen), labels: kept, source };
@@ -123,6 +123,6 @@ function cutText({ ids, source }: Example, seqLen: number): Example[] {
 function tooLong({ ids, source }: Example, seqLen: number) {
   return badRecord(
     source,
-    `expected at most ${seqLen} tokens, got ${ids.length}. Raise the sequence length or allow truncation (overlong: truncate)`,
+    `expected at most ${seqLen} tokens, got ${ids.length}. Raise the sequence length or allow truncation (option overlong: truncate)`,
   );
 }

@@ -80,6 +80,10 @@ export const finetuneSchema = z.strictObject({
     .default('all-linear')
     .describe('what gets an adapter: all-linear, names (c_attn,c_proj), or a regular expression for whole names'),
   seqLen: whole(2).optional().describe("longest sequence in tokens (default: 512, or the model's context if shorter)"),
+  overlong: z
+    .enum(['truncate', 'error', 'skip'])
+    .default('truncate')
+    .describe('a conversation longer than `seqLen`: cut its end off, stop with an error, or leave it out'),
   pack: z.boolean().default(false).describe('fill sequences with several records; attention does not cross them'),
   template: z
     .string()

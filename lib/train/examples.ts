@@ -26,6 +26,10 @@ export interface Examples {
   readonly template: string;
   /** Conversations that were cut to the sequence length. */
   readonly truncated: number;
+  /** Conversations that were left out because they are longer. */
+  readonly skipped: number;
+  /** What the sequence length did to them, in one line; null when nothing. */
+  readonly note: string | null;
 }
 
 /** The longest sequence when nothing was asked for. */
@@ -44,19 +48,35 @@ export async function readExamples(config: FinetuneConfig, tokenizer: Tokenizer,
     );
   }
   const template = new ChatTemplate(tokenizer, templateSource(config.template, tokenizer));
-  const encode = (records: DataRecord[]) => encodeRecords(records, tokenizer, { template, seqLen });
+  const overlong = config.overlong === 'error' ? 'refuse' : config.overlong;
+  const encode = (records: DataRecord[]) => encodeRecords(records, tokenizer, { template, seqLen, overlong });
   const sequences = (examples: Example[]) =>
     config.pack ? packedSequences(examples, seqLen) : exampleSequences(examples);
 
   const { train, heldOut } = await splitData(config);
   const [encoded, held] = [encode(train), encode(heldOut)];
+  const [truncated, skipped] = [encoded.truncated + held.truncated, encoded.skipped + held.skipped];
+  if (encoded.examples.length === 0) {
+    throw new ShardloopError(
+      'BAD_RECORD',
+      `${config.data}: expected records of at most ${seqLen} tokens, all ${train.length} are longer; raise --seq-len or use --overlong truncate`,
+    );
+  }
   return {
     train: sequences(encoded.examples),
     heldOut: held.examples.length > 0 ? sequences(held.examples) : null,
     padId: tokenizer.padId,
     template: template.source,
-    truncated: encoded.truncated + held.truncated,
+    truncated,
+    skipped,
+    note: noteOf(truncated, skipped, train.length + heldOut.length, seqLen),
   };
+}
+
+function noteOf(truncated: number, skipped: number, of: number, seqLen: number): string | null {
+  if (truncated + skipped === 0) return null;
+  const what = truncated > 0 ? 'their ends were cut off' : 'they were left out';
+  return `${truncated + skipped} of ${of} records are longer than ${seqLen} tokens (--seq-len): ${what} (--overlong)`;
 }
 
 /** The records to train on, and those held out: a file of their own, a seeded share, or none. */

@@ -9,7 +9,7 @@ import { resolveConfig } from './config-sources.js';
 import { readExamples, requireFolder } from './examples.js';
 import { trainLoop } from './loop.js';
 import { refuseOverwriting } from './out-folder.js';
-import { closeRun, describeRun, openRun, type RunOptions, type RunResult, stopIfAsked } from './run.js';
+import { closeRun, describeRun, openRun, type RunOptions, type RunResult, stopIfAsked, tell } from './run.js';
 
 /** What {@link finetune} takes; see the schema for every key. */
 export type FinetuneOptions = z.input<typeof finetuneSchema>;
@@ -29,6 +29,7 @@ export async function finetune(config: FinetuneOptions, options: RunOptions = {}
     if (run.config.method === 'lora') addLora(model, adapterOptions(run.config));
     else model.requiresGrad(true);
     const examples = await readExamples(run.config, tokenizer, model.config.n_positions);
+    if (examples.note) tell(run, examples.note);
     await stopIfAsked(run);
 
     await describeRun(run);

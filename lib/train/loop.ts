@@ -24,6 +24,9 @@ export interface TrainingData {
   readonly heldOut: SequenceSet | null;
   /** The token that fills short rows. */
   readonly padId: number;
+  /** Conversations that were cut to the sequence length, or left out for their length. */
+  readonly truncated?: number;
+  readonly skipped?: number;
 }
 
 /**
@@ -59,10 +62,12 @@ export async function trainLoop(run: Run, model: GPT2LMHeadModel, data: Training
 
   const clock = startClock(before.seconds);
   const summary: RunSummary = {
-    ...{ command: run.command, steps: before.step, tokens: 0, seconds: 0, loss: Number.NaN, ranks: worldSize },
-    parameters: count(model.parameters()),
-    trainable: count(context.parameters),
-    evalLossBefore: before.step === 0 && !options.dryRun ? (await measure(stopEarly))?.loss : undefined,
+    ...{ command: run.command, steps: before.step, tokens: before.tokens, seconds: 0, loss: Number.NaN },
+    ...{ ranks: worldSize, parameters: count(model.parameters()), trainable: count(context.parameters) },
+    firstLoss: before.firstLoss,
+    evalLossBefore: before.step === 0 && !options.dryRun ? (await measure(stopEarly))?.loss : before.evalLossBefore,
+    ...{ truncated: data.truncated, skipped: data.skipped },
+    ...(run.notes.length > 0 ? { notes: run.notes } : {}),
   };
   await stopEarly();
   const sinks = openSinks(run, total, before.step);
@@ -90,14 +95,14 @@ export async function trainLoop(run: Run, model: GPT2LMHeadModel, data: Training
       const last = step === total || options.dryRun === true;
       const stopped = stops! > 0 && !last;
       const due = config.evalSteps > 0 && step % config.evalSteps === 0;
-      if (stopped && finite) await checkpoints.save(step, time); // before an evaluation that might be killed
-      if (finite && (due || last)) addEvaluation(metrics, await measure());
+      note(summary, metrics, time);
+      if (stopped && finite) await checkpoints.save(step, summary); // before an evaluation that might be killed
+      if (finite && (due || last)) addEvaluation(summary, metrics, await measure());
       sinks.write(metrics);
-      note(summary, metrics);
       if (!finite) throw diverged(metrics, checkpoints.newest);
 
       if (!stopped && !last && config.saveSteps > 0 && step % config.saveSteps === 0)
-        await checkpoints.save(step, time);
+        await checkpoints.save(step, summary);
       if (stopped) throw interrupted(step, total, checkpoints.newest);
       if (last) break;
       await nextTurn(); // signals, timers and the caller's other work
@@ -108,7 +113,7 @@ export async function trainLoop(run: Run, model: GPT2LMHeadModel, data: Training
     await sinks.close();
     optimizer.dispose();
   }
-  summary.seconds = clock() - before.seconds;
+  summary.seconds = clock();
   return summary;
 }
 
@@ -131,19 +136,18 @@ function count(tensors: readonly Tensor[]): number {
   return tensors.reduce((sum, t) => sum + t.numel, 0);
 }
 
-function addEvaluation(metrics: StepMetrics, evaluation: Evaluation | undefined): void {
+function addEvaluation(summary: RunSummary, metrics: StepMetrics, evaluation: Evaluation | undefined): void {
   if (!evaluation) return;
-  metrics.evalLoss = evaluation.loss;
-  metrics.evalPerplexity = evaluation.perplexity;
+  summary.evalLoss = metrics.evalLoss = evaluation.loss;
+  summary.evalPerplexity = metrics.evalPerplexity = evaluation.perplexity;
 }
 
-function note(summary: RunSummary, metrics: StepMetrics): void {
+function note(summary: RunSummary, metrics: StepMetrics, seconds: number): void {
   summary.steps = metrics.step;
+  summary.seconds = seconds;
   summary.tokens += metrics.tokens;
   summary.firstLoss ??= metrics.loss;
   summary.loss = metrics.loss;
-  if (metrics.evalLoss !== undefined) summary.evalLoss = metrics.evalLoss;
-  if (metrics.evalPerplexity !== undefined) summary.evalPerplexity = metrics.evalPerplexity;
 }
 
 function diverged({ step, loss, gradNorm, lr }: StepMetrics, checkpoint: string | null): ShardloopError {

@@ -3,6 +3,7 @@
 import { dtypeBytes, type Tensor } from '../core/index.js';
 import type { BatchSource, SequenceSet } from '../data/index.js';
 import type { TrainingConfig } from './config.js';
+import type { TrainingData } from './loop.js';
 import type { Run } from './run.js';
 
 export interface Plan {
@@ -12,6 +13,9 @@ export interface Plan {
   /** Records (packed: sequences) to train on and held out. */
   records: number;
   evalRecords: number;
+  /** Conversations cut to the sequence length, or left out for their length. */
+  truncated?: number;
+  skipped?: number;
   /** Tokens of one pass over the training records, and those of them that carry a label. */
   tokens: number;
   labelledTokens: number;
@@ -45,13 +49,14 @@ export function planRun(
   { config, group }: Run,
   parameters: Tensor[],
   trainable: Tensor[],
-  { train, heldOut }: { train: SequenceSet; heldOut: SequenceSet | null },
+  { train, heldOut, truncated, skipped }: TrainingData,
   batches: BatchSource,
   steps: number,
 ): Plan {
   const { tokens, labelledTokens } = countTokens(train);
   return {
     ...{ steps, stepsPerEpoch: batches.stepsPerEpoch, records: train.count, evalRecords: heldOut?.count ?? 0 },
+    ...{ truncated, skipped },
     ...{ tokens, labelledTokens, microBatch: config.microBatch, gradAccum: config.gradAccum },
     ...{ ranks: group.size, globalBatch: batches.globalBatch },
     memory: { ...stateBytes(parameters, trainable, config), peak: process.resourceUsage().maxRSS * 1024 },

@@ -53,6 +53,8 @@ export interface Run<C extends TrainingConfig = TrainingConfig> {
   /** Rank 0 alone writes files and prints. */
   readonly leads: boolean;
   readonly startedAt: Date;
+  /** What was told to the user on the way; the summary holds it too. */
+  readonly notes: string[];
   /** Rank 0's claim on `out`; absent elsewhere and in a dry run. */
   readonly lock?: RunLock;
 }
@@ -71,7 +73,10 @@ export async function openRun<C extends TrainingConfig>(
   setNumThreads(threads);
   const group =
     options.group ?? (await unlessStopped(init(device === 'cpu' ? {} : { backend: 'nccl' }), options.signal));
-  const opened = { command, config, options, group, device, threads, leads: group.rank === 0, startedAt: new Date() };
+  const opened: Run<C> = {
+    ...{ command, config, options, group, device, threads },
+    ...{ leads: group.rank === 0, startedAt: new Date(), notes: [] },
+  };
   try {
     const lock = await claimOut(opened);
     manualSeed(config.seed);
@@ -152,6 +157,13 @@ function chooseDevice({ device }: TrainingConfig, localRank: number): string {
 export function seedStep(run: Run, step: number): void {
   const mixed = (BigInt(run.config.seed) << 32n) ^ (BigInt(step) << 12n) ^ BigInt(run.group.rank);
   manualSeed(BigInt.asIntN(63, mixed * 0x9e3779b97f4a7c15n));
+}
+
+/** Tell the user one line: where progress is shown, and in the summary. Rank 0 alone does. */
+export function tell(run: Run, line: string): void {
+  if (!run.leads) return;
+  run.notes.push(line);
+  run.options.progress?.write(`${line}\n`);
 }
 
 /** The sums of each number over all ranks. Collective. */

@@ -9,7 +9,7 @@ export interface RunSummary {
   /** The adapter or model folder; absent after a dry run. */
   result?: string;
   steps: number;
-  /** Labelled tokens trained on, over all ranks, in this process's life. */
+  /** Labelled tokens trained on, over all ranks. This and the next three count what was before a resume too. */
   tokens: number;
   seconds: number;
   firstLoss?: number;
@@ -20,6 +20,11 @@ export interface RunSummary {
   parameters: number;
   trainable: number;
   ranks: number;
+  /** Conversations that were cut to the sequence length, or left out for their length (finetune). */
+  truncated?: number;
+  skipped?: number;
+  /** What was told on the way: checkpoints set aside, settings that changed with a resume, records cut. */
+  notes?: string[];
   /** Present after a dry run. */
   plan?: Plan;
 }
@@ -44,7 +49,7 @@ export function summaryTable(summary: RunSummary): string {
 function planRows(plan: Plan | undefined): [string, string][] {
   if (!plan) return [];
   return [
-    ['records', `${count(plan.records)} to train on, ${count(plan.evalRecords)} held out`],
+    ['records', `${count(plan.records)} to train on, ${count(plan.evalRecords)} held out${lengths(plan)}`],
     ['global batch', `${plan.microBatch} x ${plan.gradAccum} x ${plan.ranks} = ${plan.globalBatch} records a step`],
     ['tokens', `${count(plan.tokens)} a pass, ${count(plan.labelledTokens)} of them labelled`],
     [
@@ -54,6 +59,11 @@ function planRows(plan: Plan | undefined): [string, string][] {
         .join(', '),
     ],
   ];
+}
+
+function lengths({ truncated = 0, skipped = 0 }: Plan): string {
+  const cut = truncated > 0 ? `, ${count(truncated)} cut to the sequence length` : '';
+  return skipped > 0 ? `${cut}, ${count(skipped)} left out for their length` : cut;
 }
 
 function evaluations({ evalLossBefore, evalLoss, evalPerplexity }: RunSummary): string | undefined {

@@ -1,5 +1,6 @@
 // Tuning in this process: results, options that must have an effect, resume, stop, divergence.
-import { existsSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
@@ -11,6 +12,7 @@ import { type FinetuneOptions, finetune } from '../../lib/train/finetune.js';
 import { generateText } from '../../lib/train/generate-text.js';
 import { mergeAdapter } from '../../lib/train/merge-adapter.js';
 import type { RunOptions } from '../../lib/train/run.js';
+import { summaryTable } from '../../lib/train/summary.js';
 import { losses, makeTiny, metricsOf, type Tiny } from './tiny.js';
 
 setFlagsFromString('--expose-gc');
@@ -235,6 +237,27 @@ describe('refusals', () => {
   });
 });
 
+describe('records beyond the sequence length', () => {
+  it('are cut and counted, left out, or refused, as told', async () => {
+    const seqLen = 24;
+    const cut = await run({ seqLen }, { dryRun: true });
+    expect(cut.summary.truncated).toBeGreaterThan(0);
+    expect(cut.summary.plan).toMatchObject({ records: 22, truncated: cut.summary.truncated, skipped: 0 });
+    expect(cut.summary.notes).toEqual([
+      `${cut.summary.truncated} of 22 records are longer than 24 tokens (--seq-len): their ends were cut off (--overlong)`,
+    ]);
+    expect(summaryTable(cut.summary)).toContain(`${cut.summary.truncated} cut to the sequence length`);
+    const { out, summary } = await run({ seqLen, overlong: 'skip', evalSplit: 0.2 });
+    expect(summary).toMatchObject({ truncated: 0, skipped: cut.summary.truncated });
+    expect(JSON.parse(readFileSync(join(out, 'run.json'), 'utf8')).result.skipped).toBe(summary.skipped);
+    const refused = { code: 'BAD_RECORD' };
+    await expect(run({ seqLen, overlong: 'error' })).rejects.toMatchObject(refused);
+    await expect(run({ seqLen: 4, overlong: 'skip' })).rejects.toThrow('all 22 are longer');
+    await expect(run({ seqLen: 4 })).rejects.toThrow('option overlong: skip');
+    expect((await run()).summary).toMatchObject({ truncated: 0, skipped: 0 });
+  });
+});
+
 describe('dry run', () => {
   it('plans, takes one step, writes nothing', async () => {
     const out = join(tiny.folder, 'dry');
@@ -317,7 +340,7 @@ describe('stop and resume', () => {
   });
 
   it('refuses a checkpoint of other data, another batch size, method or optimizer', async () => {
-    const { out } = await run({ ...config, saveSteps: 2 });
+    const { out } = await run({ ...config, saveSteps: 2, saveTotalLimit: 9 });
     const resume = join(out, 'checkpoint-2');
     const refused = { code: 'BAD_CHECKPOINT' };
     await expect(run({ ...config, resume, seed: 9 })).rejects.toMatchObject(refused);
@@ -325,6 +348,70 @@ describe('stop and resume', () => {
     await expect(run({ ...config, resume, loraRank: 4 })).rejects.toMatchObject(refused);
     await expect(run({ ...config, resume, optimizer: 'sgd' })).rejects.toMatchObject(refused);
     await expect(run({ ...config, resume: join(out, 'checkpoint-99') })).rejects.toMatchObject(refused);
+  });
+
+  it('refuses another base model, adapter or precision by name, and says what else changed', async () => {
+    const { out, summary } = await run({ ...config, saveSteps: 2, saveTotalLimit: 9 });
+    const resume = join(out, 'checkpoint-2');
+    const other = (await run({ ...config, method: 'full', maxSteps: 1 })).summary.result!;
+    const refused: [Partial<FinetuneOptions>, RegExp][] = [
+      [{ model: other }, /--model: expected the base weights .* received others in/],
+      [{ loraAlpha: 32 }, /--lora-alpha: expected 16, with which it was made, received 32/],
+      [{ loraDropout: 0.2 }, /--lora-dropout: expected 0\.1, .* received 0\.2/],
+      [{ targetModules: 'c_attn' }, /--target-modules: expected "all-linear", .* received "c_attn"/],
+      [{ precision: 'bf16' }, /--precision: expected "fp32", .* received "bf16"/],
+      [{ loraRank: 4 }, /--lora-rank: expected 8, .* received 4/],
+    ];
+    for (const [changed, message] of refused) {
+      const again = run({ ...config, resume, ...changed });
+      await expect(again).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', message: expect.stringMatching(message) });
+    }
+    const copy = join(tiny.folder, 'copy-of-base');
+    cpSync(tiny.model, copy, { recursive: true });
+    const resumed = await run({ ...config, resume, model: copy, lr: 5e-3, saveTotalLimit: 9 });
+    expect(resumed.summary.notes).toEqual([expect.stringContaining('--lr 0.005 (before: 0.01)')]);
+    const same = await run({ ...config, resume });
+    expect(same.summary).toEqual({ ...summary, result: same.summary.result, seconds: expect.any(Number) });
+    expect(same.summary.seconds).toBeGreaterThan(metricsOf(out)[1]!.time);
+  });
+
+  it('names the tensor and both shapes when the model has another shape', async () => {
+    const { out } = await run({ ...config, method: 'full', lr: 1e-3, saveSteps: 2, saveTotalLimit: 9 });
+    const resume = join(out, 'checkpoint-2');
+    const state = join(resume, 'state.json');
+    const older = JSON.parse(readFileSync(state, 'utf8'));
+    delete older.origin; // as written before checkpoints told where they come from
+    const manifest = JSON.parse(readFileSync(join(resume, 'manifest.json'), 'utf8'));
+    const hash = (text: string) => createHash('sha256').update(text).digest('hex');
+    const text = JSON.stringify(older);
+    writeFileSync(state, text);
+    manifest.files['state.json'] = { bytes: Buffer.byteLength(text), sha256: hash(text) };
+    writeFileSync(join(resume, 'manifest.json'), JSON.stringify(manifest));
+    writeFileSync(join(resume, 'COMMITTED'), hash(JSON.stringify(manifest)));
+    await expect(run({ ...config, resume })).rejects.toThrow(
+      /expected the shape \[\d+, \d+\] that trains here, received none/,
+    );
+    await run({ ...config, resume, method: 'full', lr: 1e-3 });
+  });
+
+  it('sets checkpoints that are incomplete aside, and says so', async () => {
+    const shown: string[] = [];
+    const progress = { isTTY: false, write: (text: string) => shown.push(text) } as unknown as NodeJS.WriteStream;
+    const { out } = await run({ ...config, saveSteps: 2, maxSteps: 3 });
+    mkdirSync(join(out, 'checkpoint-4'));
+    writeFileSync(join(out, 'checkpoint-4', 'state.json'), '{}');
+    await run({ ...config, out, resume: 'auto', saveSteps: 2 }, { dryRun: true, progress });
+    expect(shown.join('')).toContain('checkpoint-4: incomplete');
+    expect(existsSync(join(out, 'checkpoint-4', 'COMMITTED'))).toBe(false);
+    const resumed = await run({ ...config, out, resume: 'auto', saveSteps: 2 }, { progress });
+    expect(resumed.summary.notes!.join('\n')).toMatch(/checkpoint-4: incomplete .*\n.*are now in .*before-/);
+    const aside = readdirSync(out).find((name) => name.startsWith('before-'))!;
+    expect(readdirSync(join(out, aside))).toEqual(['checkpoint-4']);
+    for (const name of readdirSync(out))
+      if (/^checkpoint-/.test(name)) rmSync(join(out, name, 'COMMITTED'), { force: true });
+    const anew = await run({ ...config, out, resume: 'auto' });
+    expect(anew.summary.notes!.join('\n')).toContain('incomplete');
+    expect(readdirSync(out).filter((name) => name.startsWith('before-'))).toHaveLength(2);
   });
 
   it('auto begins anew where there is nothing, and a new run sets old checkpoints aside', async () => {
