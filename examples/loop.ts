@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs';
 import { GPT2LMHeadModel, optim, scope, tensor } from 'shardloop';
 
 const text = readFileSync(process.argv[2] ?? 'examples/data/corpus.txt'); // the bytes are the tokens
+if (text.length < 64) throw new Error(`expected a text of at least 64 bytes, received ${text.length}`);
 const model = new GPT2LMHeadModel({ vocab_size: 256, n_positions: 64, n_embd: 64, n_layer: 2, n_head: 2 });
 const optimizer = new optim.AdamW({ params: model.namedParameters(), lr: 3e-3 });
 

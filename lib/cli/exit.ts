@@ -30,6 +30,8 @@ export function fail(error: unknown, options: { json?: boolean; signal?: NodeJS.
   if (error instanceof CommanderError) {
     // commander has printed its own message, or the help or version that was asked for
     process.exitCode = error.exitCode === 0 ? EXIT.done : EXIT.usage;
+    const message = error.message.replace(/^error: /, '');
+    if (options.json && error.exitCode !== 0) printJson({ error: { code: 'BAD_CONFIG', message } });
     return;
   }
   const code = error instanceof ShardloopError ? error.code : undefined;

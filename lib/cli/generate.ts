@@ -36,7 +36,10 @@ export const generateCommand = () =>
     .addOption(new Option('--precision <p>', "of the weights (default: the checkpoint's)").choices(['fp32', 'bf16']))
     .addOption(new Option('--device <d>', 'where to compute').choices(['auto', 'cpu', 'cuda']).default('auto'))
     .option('--threads <n>', 'CPU threads (default: all cores)', whole(1))
-    .option('--json', 'print one JSON object: text, tokenIds (the new ones), promptTokenIds (all that was fed)')
+    .option(
+      '--json',
+      'print one JSON object: text, tokenIds (the new ones), promptTokenIds (all that was fed), finishReason',
+    )
     .action(async (flags: GenerateFlags) => {
       try {
         requireFlags(flags, 'model', 'prompt');
@@ -45,6 +48,9 @@ export const generateCommand = () =>
         const result = await generateText({ ...options, threads });
         if (json) printJson(result);
         else process.stdout.write(`${result.text}\n`);
+        if (result.finishReason === 'context') {
+          process.stderr.write('stopped here: the text is as long as this model can take\n');
+        }
       } catch (error) {
         fail(error, flags);
       }

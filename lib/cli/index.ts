@@ -38,12 +38,14 @@ export function program(): Command {
   return root;
 }
 
+function onBrokenPipe(error: NodeJS.ErrnoException): void {
+  if (error.code !== 'EPIPE') throw error; // `| head` has seen enough
+}
+
 /** Run one command line (without `node` and the script's name). Sets process.exitCode; never throws. */
 export async function main(args: string[]): Promise<void> {
   process.exitCode = EXIT.done;
-  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code !== 'EPIPE') throw error; // `| head` has seen enough
-  });
+  process.stdout.off('error', onBrokenPipe).on('error', onBrokenPipe);
   try {
     await program().parseAsync(args, { from: 'user' });
   } catch (error) {

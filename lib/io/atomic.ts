@@ -4,6 +4,7 @@ import { randomUUID } from 'node:crypto';
 import { type FileHandle, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
+import { describe, ShardloopError } from '../core/errors.js';
 
 const HOST = hostname().replace(/[^A-Za-z0-9-]/g, '-') || 'host';
 const LEFTOVER = /^\.(.+)\.(tmp|old)-([A-Za-z0-9-]+)-(\d+)-([0-9a-f]{8})$/;
@@ -115,6 +116,12 @@ async function inUse(path: string, host: string, pid: number): Promise<boolean> 
   } catch (error) {
     return (error as NodeJS.ErrnoException).code === 'EPERM';
   }
+}
+
+/** BAD_ARGUMENT unless `dir` can name a folder. */
+export function requireFolderName(where: string, dir: unknown): void {
+  if (typeof dir === 'string' && dir !== '') return;
+  throw new ShardloopError('BAD_ARGUMENT', `${where}: expected the path of a folder, received ${describe(dir)}`);
 }
 
 /** Whether a file or folder is there. */

@@ -9,7 +9,11 @@ import { checkSampleOptions, pickTokens, type SampleOptions, uniformStream } fro
 
 /** What {@link generate} asks of a model. */
 export interface CausalModel extends Module {
-  readonly config: { readonly n_positions: number; readonly eos_token_id: number | readonly number[] | null };
+  readonly config: {
+    readonly n_positions: number;
+    readonly vocab_size: number;
+    readonly eos_token_id: number | readonly number[] | null;
+  };
   forward(
     ids: Tensor,
     options: { positionIds: Tensor; attentionMask?: Tensor; cache: KVCache; keepLast: number },
@@ -77,7 +81,7 @@ async function continueAll(
   options: GenerateOptions,
 ): Promise<number[][]> {
   const { maxNewTokens = 128, eos = model.config.eos_token_id, onToken, onFinish, signal } = options;
-  const longest = checkPrompts(prompts, model.config.n_positions, maxNewTokens);
+  const longest = checkPrompts(prompts, model.config, maxNewTokens);
   checkSampleOptions(options);
   const ends = new Set<number>(eos === null ? [] : typeof eos === 'number' ? [eos] : eos);
   const room = Math.min(maxNewTokens, model.config.n_positions - longest);
@@ -146,7 +150,11 @@ function step(
   );
 }
 
-function checkPrompts(prompts: readonly (readonly number[])[], positions: number, maxNewTokens: number): number {
+function checkPrompts(
+  prompts: readonly (readonly number[])[],
+  { n_positions: positions, vocab_size: size }: CausalModel['config'],
+  maxNewTokens: number,
+): number {
   const refuse = (message: string) => {
     throw new ShardloopError('BAD_ARGUMENT', `generate: ${message}`);
   };
@@ -158,6 +166,10 @@ function checkPrompts(prompts: readonly (readonly number[])[], positions: number
     if (prompt.length === 0) refuse(`prompt ${row} is empty; give at least one token, such as the begin token`);
     const bad = prompt.find((id) => !Number.isSafeInteger(id) || id < 0);
     if (bad !== undefined) refuse(`prompt ${row}: expected token ids, received ${String(bad)}`);
+    const beyond = prompt.find((id) => id >= size);
+    if (beyond !== undefined) {
+      refuse(`prompt ${row}: expected token ids below the model's vocab_size ${size}, received ${beyond}`);
+    }
   }
   const longest = Math.max(...prompts.map((prompt) => prompt.length));
   if (longest >= positions) {

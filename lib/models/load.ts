@@ -13,7 +13,7 @@ import {
   type Tensor,
 } from '../core/index.js';
 import { loadTokenizer, type Tokenizer } from '../data/tokenizer.js';
-import { writeFileAtomic } from '../io/atomic.js';
+import { requireFolderName, writeFileAtomic } from '../io/atomic.js';
 import type { TensorSource } from '../io/safetensors.js';
 import { openSafetensorsFolder, writeSafetensorsFolder } from '../io/safetensors-folder.js';
 import { isAdapterLayer, type Module } from '../nn/index.js';
@@ -67,6 +67,7 @@ export async function loadModel(
   dir: string,
   options: LoadModelOptions = {},
 ): Promise<Omit<LoadedModel, 'tokenizer'> & { tokenizer: Tokenizer | null }> {
+  requireFolderName('loadModel', dir);
   const path = join(dir, 'config.json');
   const json = await readConfigFile(path);
   const config = readGPT2Config(json, path);
@@ -220,6 +221,7 @@ export interface SaveModelOptions {
  * one. Throws BAD_ARGUMENT for an adapter that is not merged, or tensors that are missing, empty or not whole.
  */
 export async function saveModel(model: GPT2LMHeadModel, dir: string, options: SaveModelOptions = {}): Promise<void> {
+  requireFolderName('saveModel', dir);
   const own = adapterTensors(model);
   const state = options.stateDict ?? model.stateDict();
   const plain = new Map([...withoutTies(state, model.config)].filter(([name]) => !own.has(name)));

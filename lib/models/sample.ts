@@ -36,8 +36,11 @@ export function pickTokens(logits: Tensor, options: SampleOptions, uniforms: rea
       }
       if (temperature === 0) return toNumbers(ops.argmax(scores, { dim: -1 }));
       const V = scores.shape[1]!;
-      const [sorted, tokens] = ops.topk(ops.div(scores, temperature), Math.min(topK ?? V, V)); // (B, K), falling
-      const all = ops.softmax(ops._to_copy(sorted, { dtype: 'float64' }), -1);
+      const [sorted, tokens] = ops.topk(scores, Math.min(topK ?? V, V)); // (B, K), falling
+      // In float64 and below the best score, so that no temperature makes infinity of two different scores.
+      const exact = ops._to_copy(sorted, { dtype: 'float64' });
+      const below = ops.sub(exact, ops.slice(exact, { dim: 1, start: 0, end: 1 }));
+      const all = ops.softmax(ops.div(below, temperature), -1);
       const before = ops.sub(ops.cumsum(all, -1), all); // The sum of the more probable ones.
       const kept = ops.mul(all, ops.lt(before, topP));
       const sums = ops.cumsum(kept, -1);

@@ -27,6 +27,12 @@ export function makeGroups<H extends { lr: number }>(
   defaults: H,
   check: (settings: H) => void,
 ): Group<H>[] {
+  if (typeof options !== 'object' || options === null) {
+    throw new ShardloopError(
+      'BAD_ARGUMENT',
+      `${where}: expected an object such as { params: model.parameters(), lr: 1e-3 }, received ${describe(options)}`,
+    );
+  }
   const { params, groups, ...shared } = options as { params?: Params; groups?: readonly GroupOptions<H>[] };
   if ((params === undefined) === (groups === undefined)) {
     throw new ShardloopError(

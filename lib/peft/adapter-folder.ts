@@ -12,7 +12,7 @@ import {
   scope,
   type Tensor,
 } from '../core/index.js';
-import { exists, writeFileAtomic } from '../io/atomic.js';
+import { exists, requireFolderName, writeFileAtomic } from '../io/atomic.js';
 import { readSafetensors, type SafetensorsFile, writeSafetensors } from '../io/safetensors.js';
 import type { Module } from '../nn/index.js';
 import { type AdapterConfig, readAdapterConfig, writeAdapterConfig } from './adapter-config.js';
@@ -35,6 +35,7 @@ export interface SaveAdapterOptions {
  * Throws BAD_ARGUMENT without an adapter, or when one of its tensors is empty or not whole.
  */
 export async function saveAdapter(model: Module, dir: string, options: SaveAdapterOptions = {}): Promise<void> {
+  requireFolderName('saveAdapter', dir);
   const settings = loraSettings(model);
   const layers = loraLayers(model);
   const tensors = new Map<string, Tensor>();
@@ -75,6 +76,7 @@ export interface LoadAdapterOptions {
  * model; BAD_SAFETENSORS for a damaged file; BAD_ARGUMENT when the model has an adapter already.
  */
 export async function loadAdapter(model: Module, dir: string, options: LoadAdapterOptions = {}): Promise<LoraSettings> {
+  requireFolderName('loadAdapter', dir);
   refuseSecond(model);
   const config = await readConfig(dir);
   const path = join(dir, 'adapter_model.safetensors');

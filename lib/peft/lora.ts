@@ -12,6 +12,7 @@ import {
   scope,
   type Tensor,
 } from '../core/index.js';
+import { checkOptions as checkKeys } from '../core/options.js';
 import { type AdapterLayer, Conv1D, Dropout, init, Linear, Module, type Parameter } from '../nn/index.js';
 import { type BaseLayer, findTargets, type TargetModules } from './target-modules.js';
 
@@ -152,6 +153,14 @@ export function addLora(model: Module, options: LoraOptions = {}): LoraSettings 
   refuseSecond(model);
   const settings = { rank, alpha, dropout, targetModules, rsLora };
   const targets = findTargets(model, targetModules);
+  for (const [name, base] of targets) {
+    const most = Math.min(base.in, base.out);
+    if (rank <= most) continue;
+    throw new ShardloopError(
+      'BAD_ARGUMENT',
+      `addLora: rank: expected at most ${most}, the smaller side of ${name} (${base.in} in, ${base.out} out), received ${rank}; a higher one adds nothing`,
+    );
+  }
   model.requiresGrad(false);
   for (const [name, base] of targets) model.setSubmodule(name, new LoraLinear(base, { ...settings, dtype }));
   settingsOf.set(model, settings);
@@ -195,8 +204,7 @@ function checkOptions(
   const refuse = (name: string, expected: string, value: unknown) => {
     throw new ShardloopError('BAD_ARGUMENT', `addLora: ${name}: expected ${expected}, received ${describe(value)}`);
   };
-  const unknown = Object.keys(options).find((key) => !OPTIONS.includes(key));
-  if (unknown !== undefined) refuse(unknown, `one of the options ${OPTIONS.join(', ')}`, 'an unknown option');
+  checkKeys('addLora', options, OPTIONS);
   if (!Number.isSafeInteger(rank) || rank < 1) refuse('rank', 'a positive integer', rank);
   if (!(typeof alpha === 'number' && alpha > 0 && alpha < Infinity)) refuse('alpha', 'a positive number', alpha);
   if (!(typeof dropout === 'number' && dropout >= 0 && dropout < 1)) refuse('dropout', 'a number in [0, 1)', dropout);

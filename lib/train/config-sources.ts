@@ -57,8 +57,13 @@ export function resolveConfig<S extends ConfigSchema>(schema: S, given: Given): 
     sources[key] = source;
   };
 
+  const spellings = new Map<string, string>();
   for (const [name, value] of Object.entries(given.file ? readConfigFile(given.file) : {})) {
     const key = camel(name);
+    const other = spellings.get(key);
+    spellings.set(key, name);
+    if (other !== undefined)
+      problems.push(`${given.file} holds both ${other} and ${name}, which are one option; keep one`);
     if (!keys.includes(key)) problems.push(`unknown key ${name} in ${given.file}${meant(name, keys)}`);
     else if (value !== null) take('file', key, value);
   }
@@ -87,7 +92,7 @@ export function resolveConfig<S extends ConfigSchema>(schema: S, given: Given): 
 }
 
 const fieldOf = (schema: ConfigSchema, key: string) => (schema.shape as Record<string, z.ZodType>)[key]!;
-const show = (value: unknown) => JSON.stringify(value) ?? String(value);
+const show = (value: unknown) => (typeof value === 'number' ? String(value) : (JSON.stringify(value) ?? String(value)));
 
 /** How the user wrote the option. */
 function spelt(key: string, source: Source, file?: string): string {
@@ -100,15 +105,20 @@ function meant(name: string, candidates: string[]): string {
   return near ? `; did you mean ${near}?` : '; see --help for the list';
 }
 
+const KINDS: Record<string, string> = { number: 'number', string: 'text', int: 'whole number' };
+const BOUNDS: Record<string, string> = { '>=': 'of at least', '<=': 'of at most', '>': 'above', '<': 'below' };
+
 function expectation(field: z.ZodType, message: string): string {
   const { options, takesNumber, type } = baseType(field);
   if (type === 'enum') return `expected one of ${options.join(', ')}`;
   if (type === 'union' && options.length > 0)
     return `expected ${options.join(', ')}${takesNumber ? ' or a number' : ''}`;
   return message
-    .replace(/^Invalid input: /, '')
-    .replace(/^Too small: /, '')
-    .replace(/^Too big: /, '');
+    .replace(/^(Invalid input|Too small|Too big): /, '')
+    .replace(/, received .*$/, '') // what came follows, as it was written
+    .replace(/^expected (number|string|int)\b( to be)?/, (_, kind: string) => `expected a ${KINDS[kind]}`)
+    .replace('expected boolean', 'expected true or false')
+    .replace(/ (>=|<=|>|<)(\S+)/, (_, sign: string, bound: string) => ` ${BOUNDS[sign]} ${bound}`);
 }
 
 /** A flag's or variable's text as the type that the option has; text that does not fit stays text, and zod refuses it. */

@@ -16,7 +16,7 @@ const training = {
   maxRestarts: whole(0)
     .default(0)
     .describe('how often all ranks start again, from the newest checkpoint (see `saveSteps`), after one failed'),
-  epochs: positive().default(1).describe('passes over the data; a fraction stops in mid-epoch'),
+  epochs: positive().max(1e9).default(1).describe('passes over the data; a fraction stops in mid-epoch'),
   maxSteps: whole(1).optional().describe('stop after this many steps, whatever `epochs` says'),
   microBatch: whole(1).default(4).describe('records (with `pack`: packed sequences) a rank computes at once'),
   gradAccum: whole(1)

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { isCudaAvailable, ShardloopError, setNumThreads } from '../core/index.js';
 import { ChatTemplate, loadTokenizer, type Tokenizer } from '../data/index.js';
 import { exists } from '../io/index.js';
-import { generate, loadModel } from '../models/index.js';
+import { type FinishReason, generate, loadModel } from '../models/index.js';
 import { loadAdapter } from '../peft/index.js';
 import { requireFolder, templateSource } from './examples.js';
 
@@ -43,6 +43,8 @@ export interface GeneratedText {
   tokenIds: number[];
   /** All that was fed. */
   promptTokenIds: number[];
+  /** Why it ends: the end token, `maxNewTokens`, or the longest sequence that the model takes. */
+  finishReason: FinishReason;
 }
 
 /** Load, encode, generate, decode. Throws BAD_CONFIG, BAD_MODEL, BAD_ARGUMENT, NO_CUDA. */
@@ -55,9 +57,14 @@ export async function generateText(options: GenerateTextOptions): Promise<Genera
   if (adapter !== undefined) await loadAdapter(model, requireFolder('--adapter', adapter));
   const template = options.raw ? null : await chooseTemplate(options, tokenizer);
   const promptTokenIds = template === null ? tokenizer.encode(prompt) : template.encodePrompt(prompt);
-  const tokenIds = await generate(model, promptTokenIds, { maxNewTokens, temperature, topK, topP, seed, signal });
+  let finishReason: FinishReason = 'length';
+  const onFinish = (reason: FinishReason) => {
+    finishReason = reason;
+  };
+  const how = { maxNewTokens, temperature, topK, topP, seed, signal, onFinish };
+  const tokenIds = await generate(model, promptTokenIds, how);
   model.dispose();
-  return { text: tokenizer.decode(tokenIds), tokenIds, promptTokenIds };
+  return { text: tokenizer.decode(tokenIds), tokenIds, promptTokenIds, finishReason };
 }
 
 /** The template that was asked for, the adapter's, the model's; null when there is none: the prompt is then fed as it is. */

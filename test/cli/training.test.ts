@@ -44,7 +44,7 @@ describe('finetune', () => {
     );
     expect(generated.code).toBe(0);
     const result = JSON.parse(generated.stdout);
-    expect(Object.keys(result).toSorted()).toEqual(['promptTokenIds', 'text', 'tokenIds']);
+    expect(Object.keys(result).toSorted()).toEqual(['finishReason', 'promptTokenIds', 'text', 'tokenIds']);
     expect(result.promptTokenIds).toEqual([...Buffer.from('Say 1 x\n')]);
     expect(result.tokenIds.length).toBeLessThanOrEqual(5);
   });
@@ -181,6 +181,15 @@ describe('signals', () => {
   });
 });
 
+describe('generate', () => {
+  it('says when the text is as long as the model can take', async () => {
+    const args = ['generate', '--model', tiny.model, '--prompt', 'x'.repeat(95), '--raw', '--max-new-tokens', '9'];
+    const { stdout, stderr } = await shardloop([...args, '--json']);
+    expect(JSON.parse(stdout)).toMatchObject({ finishReason: 'context' });
+    expect(stderr).toContain('as long as this model can take');
+  });
+});
+
 describe('pretrain and merge', () => {
   it('pretrain leaves a folder that generate and finetune take', async () => {
     const out = fresh();
@@ -198,6 +207,9 @@ describe('pretrain and merge', () => {
     const merged = fresh();
     const merge = ['merge', '--model', model, '--adapter', join(tuned, 'adapter'), '--out', merged, '--json'];
     expect(JSON.parse((await shardloop(merge)).stdout)).toEqual({ out: merged, merged: 4 });
+    const clobber = await shardloop([...merge.slice(0, -3), '--out', model, '--json']);
+    expect(clobber.code).toBe(2);
+    expect(JSON.parse(clobber.stdout)).toMatchObject({ error: { code: 'BAD_CONFIG' } });
     const said = await shardloop(['generate', '--model', merged, '--prompt', 'The', '--max-new-tokens', '4']);
     expect(said.code).toBe(0);
     expect(said.stdout.endsWith('\n')).toBe(true);

@@ -54,6 +54,11 @@ describe('usage errors', () => {
     const { code, stdout } = await inProcess('finetune', '--json');
     expect(code).toBe(2);
     expect(JSON.parse(stdout)).toMatchObject({ error: { code: 'BAD_CONFIG' } });
+    const flag = await inProcess('finetune', '--json', '--lora-rnk', '4');
+    expect(flag.code).toBe(2);
+    const message = expect.stringMatching(/^unknown option '--lora-rnk'/);
+    expect(JSON.parse(flag.stdout)).toMatchObject({ error: { code: 'BAD_CONFIG', message } });
+    expect((await inProcess('finetune', '--help', '--json')).stdout).not.toContain('"error"');
   });
 });
 

@@ -123,6 +123,10 @@ describe('generate', () => {
     await expect(generate(model, ids as number[], options)).rejects.toThrow(message);
   });
 
+  it('refuses token ids that the vocabulary lacks, by name', async () => {
+    await expect(generate(model, [3, 50])).rejects.toThrow("below the model's vocab_size 50, received 50");
+  });
+
   it('refuses a model that has diverged', async () => {
     const broken = new GPT2LMHeadModel(model.config);
     noGrad(() => broken.transformer.ln_f.weight.fill_(Number.NaN));
@@ -152,6 +156,22 @@ describe('pickTokens', () => {
       const expected = softmax([0, 3, 1, 2].map((value) => value / temperature));
       const measured = frequencies({ temperature }, 0);
       for (const [token, share] of expected.entries()) expect(Math.abs(measured[token]! - share)).toBeLessThan(0.03);
+    }
+  });
+
+  it('takes the best at temperatures near 0, however near, and equal ones alike', () => {
+    for (const temperature of [1e-6, 1e-40, 1e-300, Number.MIN_VALUE]) {
+      const picked = pickTokens(tensor([[1, 3, 2, -5e4, 3e4, 2e4]]), { temperature }, [0.999]);
+      expect(picked, String(temperature)).toEqual([4]);
+      const even = pickTokens(
+        tensor([
+          [7, 7, 1],
+          [7, 7, 1],
+        ]),
+        { temperature },
+        [0.1, 0.9],
+      );
+      expect(new Set(even)).toEqual(new Set([0, 1]));
     }
   });
 

@@ -1,10 +1,11 @@
 // GPT-2 by itself: configuration, names, segments, masks, cache, dropouts and memory. Numbers against Python's are in
 // test/oracle/gpt2.test.ts.
 import { describe, expect, it } from 'vitest';
-import { autocast, manualSeed, memory, noGrad, ops, scope, type Tensor, tensor } from '../../lib/core/index.js';
+import { autocast, manualSeed, memory, noGrad, ops, scope, type Tensor, tensor, zeros } from '../../lib/core/index.js';
 import { readGPT2Config } from '../../lib/models/gpt2/hf.js';
 import { type GPT2Config, GPT2LMHeadModel, gpt2Config, gpt2ParameterCount, gpt2Plan } from '../../lib/models/index.js';
 import { segmentParameters } from '../../lib/nn/index.js';
+import { raises } from '../core/raises.js';
 
 const SMALL: Partial<GPT2Config> = { vocab_size: 40, n_positions: 16, n_embd: 24, n_layer: 2, n_head: 3 };
 const make = (given: Partial<GPT2Config> = {}) => {
@@ -119,6 +120,26 @@ describe('parameters', () => {
     expect(new Set(shapes.parameters().map((t) => `${t.device} ${t.dtype}`))).toEqual(new Set(['meta bfloat16']));
     expect(shapes.lm_head).toHaveProperty('weight', shapes.transformer.wte.weight);
   });
+});
+
+it('refuses keys that no GPT-2 has, ids that the vocabulary lacks, and no token at all', () => {
+  const config = { vocab_size: 11, n_positions: 8, n_embd: 8, n_layer: 1, n_head: 2 };
+  const slip = raises('BAD_ARGUMENT', () => new GPT2LMHeadModel({ ...config, n_layers: 1 } as object));
+  expect(slip.message).toContain("unknown option 'n_layers'; did you mean 'n_layer'?");
+  const model = new GPT2LMHeadModel(config);
+  for (const bad of [11, -1]) {
+    const error = raises('BAD_ARGUMENT', () => model.forward(tensor([[1, bad]], { dtype: 'int64' })));
+    expect(error.message).toContain(`from 0 to 10 (vocab_size 11), received ${bad}`);
+  }
+  for (const shape of [
+    [1, 0],
+    [0, 3],
+  ]) {
+    const ids = zeros(shape, { dtype: 'int64' });
+    expect(raises('BAD_ARGUMENT', () => model.forward(ids)).message).toContain('at least one token');
+    expect(raises('BAD_ARGUMENT', () => model.loss(ids, ids)).message).toContain('at least one token');
+  }
+  model.dispose();
 });
 
 describe('forward', () => {

@@ -8,6 +8,7 @@ import { memory, ops, type Tensor, tensor, zeros } from '../../lib/core/index.js
 import { byteTokenizer } from '../../lib/data/tokenizer.js';
 import { readSafetensors, writeSafetensors } from '../../lib/io/index.js';
 import { type GPT2Config, GPT2LMHeadModel, loadModel, saveModel } from '../../lib/models/index.js';
+import { loadAdapter, saveAdapter } from '../../lib/peft/index.js';
 
 let dir: string;
 beforeEach(async () => {
@@ -141,6 +142,16 @@ describe('a tied head', () => {
 describe('refused by name', () => {
   beforeEach(() => saveModel(new GPT2LMHeadModel(SMALL), dir));
   const failing = (options: object = {}) => expect(loadModel(dir, { tokenizer: false, ...options })).rejects;
+
+  it('what is no path', async () => {
+    const refused = { code: 'BAD_ARGUMENT', message: expect.stringContaining('expected the path of a folder') };
+    for (const dir of [undefined, 5, null, '']) {
+      await expect(loadModel(dir as string), String(dir)).rejects.toMatchObject(refused);
+      await expect(saveModel({} as GPT2LMHeadModel, dir as string)).rejects.toMatchObject(refused);
+      await expect(saveAdapter({} as GPT2LMHeadModel, dir as string)).rejects.toMatchObject(refused);
+      await expect(loadAdapter({} as GPT2LMHeadModel, dir as string)).rejects.toMatchObject(refused);
+    }
+  });
 
   it('a folder without config.json, or with another one', async () => {
     await writeFile(join(dir, 'config.json'), '{');

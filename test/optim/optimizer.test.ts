@@ -3,6 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { ones, ops, type Tensor, tensor } from '../../lib/core/index.js';
 import { stats } from '../../lib/core/memory.js';
 import { Adafactor, AdamW, decayGroups, Lion, type Optimizer, type Params, SGD } from '../../lib/optim/index.js';
+import { raises } from '../core/raises.js';
 import { param, run, setGrad } from './run.js';
 
 const KINDS: Record<string, (params: Params) => Optimizer> = {
@@ -94,6 +95,11 @@ function setGradOnce(p: Tensor): void {
 }
 
 describe('groups', () => {
+  test('are needed: no options at all is a sentence', () => {
+    const error = raises('BAD_ARGUMENT', () => new (AdamW as unknown as new (options?: unknown) => unknown)());
+    expect(error.message).toContain('AdamW: expected an object such as { params');
+  });
+
   test('differ in their settings', () => {
     const [a, b] = [param([1]), param([1])];
     const optimizer = new SGD({ lr: 0.1, groups: [{ params: [a] }, { params: [b], lr: 0.2, weightDecay: 1 }] });

@@ -252,7 +252,9 @@ describe('refused', () => {
     [{ alpha: 0 }, /alpha: expected a positive number/],
     [{ alpha: Number.NaN }, /alpha/],
     [{ dropout: 1 }, /dropout: expected a number in \[0, 1\)/],
-    [{ target_modules: 'x' } as LoraOptions, /target_modules: expected one of the options/],
+    [{ target_modules: 'x' } as LoraOptions, /unknown option 'target_modules'; did you mean 'targetModules'/],
+    [{ rnk: 4 } as LoraOptions, /unknown option 'rnk'; did you mean 'rank'/],
+    [{ rank: 1e6 }, /rank: expected at most \d+, the smaller side of .*, received 1000000/],
   ])('%o', (options, message) => {
     expect(() => make(options)).toThrow(message);
   });

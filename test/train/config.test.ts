@@ -77,15 +77,22 @@ describe('refusals', () => {
   });
 
   it('says what was expected, what came, and from where', () => {
-    expect(refusal({ flags: { loraRank: 'many' } })).toMatch(/--lora-rank: expected number.*received "many"/);
-    expect(refusal({ flags: { loraRank: '0' } })).toMatch(/--lora-rank: .*>=1, received 0/);
+    expect(refusal({ flags: { lr: 'NaN' } })).toBe('--lr: expected a number, received "NaN"');
+    expect(refusal({ flags: { lr: Number.NaN } })).toBe('--lr: expected a number, received NaN');
+    expect(refusal({ flags: { lr: '0' } })).toBe('--lr: expected a number above 0, received 0');
+    expect(refusal({ flags: { epochs: '1e18' } })).toBe(
+      '--epochs: expected a number of at most 1000000000, received 1000000000000000000',
+    );
+    expect(refusal({ file: file('loraRank: 2\nlora-rank: 2\n') })).toMatch(/holds both loraRank and lora-rank/);
+    expect(refusal({ flags: { loraRank: 'many' } })).toMatch(/--lora-rank: expected a number, received "many"/);
+    expect(refusal({ flags: { loraRank: '0' } })).toMatch(/--lora-rank: .*of at least 1, received 0/);
     expect(refusal({ env: { SHARDLOOP_PRECISION: 'fp8' } })).toBe(
       'SHARDLOOP_PRECISION: expected one of fp32, bf16, bf16-autocast, received "fp8"',
     );
     expect(refusal({ file: file('checkpointing: some') })).toMatch(
       /checkpointing in .*: expected none, full or a number/,
     );
-    expect(refusal({ flags: { microBatch: '1.5' } })).toMatch(/--micro-batch: expected int/);
+    expect(refusal({ flags: { microBatch: '1.5' } })).toMatch(/--micro-batch: expected a whole number, received 1.5/);
   });
 
   it('lists every problem at once, and what is required', () => {

@@ -37,6 +37,9 @@ it('loop.ts learns, in about 20 lines', async () => {
   const values = losses(await tsx('loop.ts'));
   expect(values).toHaveLength(10);
   expect(values.at(-1)!).toBeLessThan(values[0]!);
+  const short = join(folder, 'short.txt');
+  writeFileSync(short, 'x'.repeat(63));
+  await expect(tsx('loop.ts', short)).rejects.toThrow('expected a text of at least 64 bytes, received 63');
   const code = readFileSync(join(root, 'examples/loop.ts'), 'utf8')
     .split('\n')
     .filter((line) => line.trim() && !line.startsWith('//'));

@@ -1,6 +1,5 @@
 // Tuning in this process: results, options that must have an effect, resume, stop, divergence.
-import { createHash } from 'node:crypto';
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
@@ -31,15 +30,6 @@ async function run(more: Partial<FinetuneOptions> = {}, options: RunOptions = {}
   const given = { model: tiny.model, data: tiny.data, out, microBatch: 8, lr: 1e-2, threads: 1, ...more };
   const { summary } = await finetune(given, options);
   return { out, summary };
-}
-
-/** A signal that aborts while step `n` is noted. */
-function stopAt(n: number): RunOptions {
-  const controller = new AbortController();
-  return {
-    signal: controller.signal,
-    sinks: [{ write: ({ step }) => (step === n - 1 ? controller.abort('SIGINT') : undefined), close: () => {} }],
-  };
 }
 
 describe('results', () => {
@@ -280,146 +270,5 @@ describe('dry run', () => {
     });
     expect(summary.steps).toBe(1);
     expect(summary.result).toBeUndefined();
-  });
-});
-
-describe('stop and resume', () => {
-  const config: Partial<FinetuneOptions> = { epochs: 3, loraDropout: 0.1, evalSplit: 0.1, evalSteps: 2 };
-
-  it.each<[string, Partial<FinetuneOptions>]>([
-    ['lora', {}],
-    ['full', { method: 'full', lr: 1e-3 }],
-    ['bf16', { precision: 'bf16' }],
-    ['adafactor', { optimizer: 'adafactor' }],
-    ['packed, accumulated', { pack: true, microBatch: 1, gradAccum: 2, seqLen: 64 }],
-  ])('%s: stopping at any step and resuming gives bit-identical losses', async (_, more) => {
-    const whole = await run({ ...config, ...more });
-    const count = losses(whole.out).length;
-    for (const at of [2, count - 1]) {
-      const out = join(tiny.folder, `resumed-${runs++}`);
-      const stopped = run({ ...config, ...more, out }, stopAt(at));
-      await expect(stopped).rejects.toMatchObject({
-        code: 'INTERRUPTED',
-        message: expect.stringContaining('--resume auto'),
-      });
-      expect(losses(out)).toHaveLength(at);
-      expect(existsSync(join(out, 'adapter'))).toBe(false);
-      await run({ ...config, ...more, out, resume: 'auto' });
-      expect(losses(out)).toEqual(losses(whole.out));
-      const evaluations = (folder: string) => metricsOf(folder).map((m) => m.evalLoss);
-      expect(evaluations(out)).toEqual(evaluations(whole.out)); // also the one that was due at the stop
-    }
-  });
-
-  it('stops in every phase before the first step, and leaves no checkpoint and no metrics', async () => {
-    const phases: boolean[] = [];
-    for (let after = 0; ; after++) {
-      const out = join(tiny.folder, `early-${runs++}`);
-      let reads = 0;
-      const signal = Object.defineProperty(new EventTarget(), 'aborted', {
-        get: () => reads++ >= after,
-      }) as AbortSignal;
-      const error = await run({ ...config, evalSplit: 0.5, microBatch: 2, out }, { signal }).catch((e: Error) => e);
-      if (!(error instanceof Error)) throw new Error('expected the run to stop');
-      expect(error).toMatchObject({ code: 'INTERRUPTED' });
-      const early = error.message === 'stopped before the first step: nothing was trained yet';
-      phases.push(early);
-      const names = existsSync(out) ? readdirSync(out) : [];
-      expect(names.some((name) => name.startsWith('checkpoint-'))).toBe(!early);
-      expect(names.includes('metrics.jsonl')).toBe(!early);
-      if (!early) break;
-    }
-    expect(phases.length).toBeGreaterThan(8); // opening, loading, reading, resuming, and the batches of an evaluation
-  });
-
-  it('resumes from a folder that is named, and forgets later lines', async () => {
-    const whole = await run({ ...config, saveSteps: 2, saveTotalLimit: 9 });
-    const before = losses(whole.out);
-    await run({ ...config, saveSteps: 2, out: whole.out, resume: join(whole.out, 'checkpoint-2') });
-    expect(losses(whole.out)).toEqual(before);
-  });
-
-  it('refuses a checkpoint of other data, another batch size, method or optimizer', async () => {
-    const { out } = await run({ ...config, saveSteps: 2, saveTotalLimit: 9 });
-    const resume = join(out, 'checkpoint-2');
-    const refused = { code: 'BAD_CHECKPOINT' };
-    await expect(run({ ...config, resume, seed: 9 })).rejects.toMatchObject(refused);
-    await expect(run({ ...config, resume, microBatch: 4 })).rejects.toMatchObject(refused);
-    await expect(run({ ...config, resume, loraRank: 4 })).rejects.toMatchObject(refused);
-    await expect(run({ ...config, resume, optimizer: 'sgd' })).rejects.toMatchObject(refused);
-    await expect(run({ ...config, resume: join(out, 'checkpoint-99') })).rejects.toMatchObject(refused);
-  });
-
-  it('refuses another base model, adapter or precision by name, and says what else changed', async () => {
-    const { out, summary } = await run({ ...config, saveSteps: 2, saveTotalLimit: 9 });
-    const resume = join(out, 'checkpoint-2');
-    const other = (await run({ ...config, method: 'full', maxSteps: 1 })).summary.result!;
-    const refused: [Partial<FinetuneOptions>, RegExp][] = [
-      [{ model: other }, /--model: expected the base weights .* received others in/],
-      [{ loraAlpha: 32 }, /--lora-alpha: expected 16, with which it was made, received 32/],
-      [{ loraDropout: 0.2 }, /--lora-dropout: expected 0\.1, .* received 0\.2/],
-      [{ targetModules: 'c_attn' }, /--target-modules: expected "all-linear", .* received "c_attn"/],
-      [{ precision: 'bf16' }, /--precision: expected "fp32", .* received "bf16"/],
-      [{ loraRank: 4 }, /--lora-rank: expected 8, .* received 4/],
-    ];
-    for (const [changed, message] of refused) {
-      const again = run({ ...config, resume, ...changed });
-      await expect(again).rejects.toMatchObject({ code: 'BAD_CHECKPOINT', message: expect.stringMatching(message) });
-    }
-    const copy = join(tiny.folder, 'copy-of-base');
-    cpSync(tiny.model, copy, { recursive: true });
-    const resumed = await run({ ...config, resume, model: copy, lr: 5e-3, saveTotalLimit: 9 });
-    expect(resumed.summary.notes).toEqual([expect.stringContaining('--lr 0.005 (before: 0.01)')]);
-    const same = await run({ ...config, resume });
-    expect(same.summary).toEqual({ ...summary, result: same.summary.result, seconds: expect.any(Number) });
-    expect(same.summary.seconds).toBeGreaterThan(metricsOf(out)[1]!.time);
-  });
-
-  it('names the tensor and both shapes when the model has another shape', async () => {
-    const { out } = await run({ ...config, method: 'full', lr: 1e-3, saveSteps: 2, saveTotalLimit: 9 });
-    const resume = join(out, 'checkpoint-2');
-    const state = join(resume, 'state.json');
-    const older = JSON.parse(readFileSync(state, 'utf8'));
-    delete older.origin; // as written before checkpoints told where they come from
-    const manifest = JSON.parse(readFileSync(join(resume, 'manifest.json'), 'utf8'));
-    const hash = (text: string) => createHash('sha256').update(text).digest('hex');
-    const text = JSON.stringify(older);
-    writeFileSync(state, text);
-    manifest.files['state.json'] = { bytes: Buffer.byteLength(text), sha256: hash(text) };
-    writeFileSync(join(resume, 'manifest.json'), JSON.stringify(manifest));
-    writeFileSync(join(resume, 'COMMITTED'), hash(JSON.stringify(manifest)));
-    await expect(run({ ...config, resume })).rejects.toThrow(
-      /expected the shape \[\d+, \d+\] that trains here, received none/,
-    );
-    await run({ ...config, resume, method: 'full', lr: 1e-3 });
-  });
-
-  it('sets checkpoints that are incomplete aside, and says so', async () => {
-    const shown: string[] = [];
-    const progress = { isTTY: false, write: (text: string) => shown.push(text) } as unknown as NodeJS.WriteStream;
-    const { out } = await run({ ...config, saveSteps: 2, maxSteps: 3 });
-    mkdirSync(join(out, 'checkpoint-4'));
-    writeFileSync(join(out, 'checkpoint-4', 'state.json'), '{}');
-    await run({ ...config, out, resume: 'auto', saveSteps: 2 }, { dryRun: true, progress });
-    expect(shown.join('')).toContain('checkpoint-4: incomplete');
-    expect(existsSync(join(out, 'checkpoint-4', 'COMMITTED'))).toBe(false);
-    const resumed = await run({ ...config, out, resume: 'auto', saveSteps: 2 }, { progress });
-    expect(resumed.summary.notes!.join('\n')).toMatch(/checkpoint-4: incomplete .*\n.*are now in .*before-/);
-    const aside = readdirSync(out).find((name) => name.startsWith('before-'))!;
-    expect(readdirSync(join(out, aside))).toEqual(['checkpoint-4']);
-    for (const name of readdirSync(out))
-      if (/^checkpoint-/.test(name)) rmSync(join(out, name, 'COMMITTED'), { force: true });
-    const anew = await run({ ...config, out, resume: 'auto' });
-    expect(anew.summary.notes!.join('\n')).toContain('incomplete');
-    expect(readdirSync(out).filter((name) => name.startsWith('before-'))).toHaveLength(2);
-  });
-
-  it('auto begins anew where there is nothing, and a new run sets old checkpoints aside', async () => {
-    const first = await run({ ...config, saveSteps: 2, resume: 'auto' });
-    await run({ ...config, out: first.out });
-    const names = readdirSync(first.out);
-    expect(names.filter((name) => name.startsWith('checkpoint-'))).toEqual([]);
-    const aside = names.find((name) => name.startsWith('before-'))!;
-    expect(readdirSync(join(first.out, aside)).length).toBeGreaterThan(0);
   });
 });

@@ -15,6 +15,7 @@ import {
   scope,
   Tensor,
 } from '../../core/index.js';
+import { checkOptions } from '../../core/options.js';
 import {
   attention,
   type Carry,
@@ -32,7 +33,7 @@ import {
 } from '../../nn/index.js';
 import { activation } from '../activations.js';
 import { KVCache } from '../kv-cache.js';
-import { attentionScale, type GPT2Config, gpt2Config } from './config.js';
+import { attentionScale, GPT2_CONFIG_KEYS, type GPT2Config, gpt2Config } from './config.js';
 
 /** What {@link GPT2LMHeadModel.forward} takes beside the ids. */
 export interface GPT2ForwardOptions {
@@ -162,6 +163,23 @@ export class GPT2Block extends Module {
   }
 }
 
+/** Embeddings of ids; an id that the vocabulary lacks is named, where libtorch refuses it (on the CPU). */
+function embedTokens(wte: Embedding, ids: Tensor): Tensor {
+  try {
+    return wte.forward(ids);
+  } catch (cause) {
+    const size = wte.weight.shape[0]!;
+    const bad =
+      ids.device === 'cpu' ? Array.from(ids.dataSync(), Number).find((id) => id < 0 || id >= size) : undefined;
+    if (bad === undefined) throw cause;
+    throw new ShardloopError(
+      'BAD_ARGUMENT',
+      `GPT-2: expected token ids from 0 to ${size - 1} (vocab_size ${size}), received ${bad}; is the tokenizer that of the model?`,
+      { cause },
+    );
+  }
+}
+
 /** The stack without its head. */
 export class GPT2Model extends Module {
   wte: Embedding;
@@ -182,7 +200,7 @@ export class GPT2Model extends Module {
 
   /** Token and position embeddings: ids (B, T), positions (B, T) or (1, T) -> (B, T, C). */
   embed(ids: Tensor, positions: Tensor): Tensor {
-    return this.drop.forward(ops.add(this.wte.forward(ids), this.wpe.forward(positions)));
+    return this.drop.forward(ops.add(embedTokens(this.wte, ids), this.wpe.forward(positions)));
   }
 
   /** Final hidden states (B, T, C), behind the last LayerNorm. */
@@ -204,9 +222,10 @@ export class GPT2LMHeadModel extends Module {
   transformer: GPT2Model;
   lm_head: UnaryModule;
 
-  /** Throws BAD_MODEL for a configuration that no GPT-2 can have. */
+  /** Throws BAD_MODEL for a configuration that no GPT-2 can have, BAD_ARGUMENT for a key that no GPT-2 has. */
   constructor(config: Partial<GPT2Config> = {}, options: GPT2Options = {}) {
     super();
+    checkOptions('GPT2LMHeadModel', config, GPT2_CONFIG_KEYS);
     this.config = gpt2Config(config);
     this.transformer = new GPT2Model(this.config);
     const head = new Linear({ in: this.config.n_embd, out: this.config.vocab_size, bias: false, device: 'meta' });
@@ -285,6 +304,12 @@ export class GPT2LMHeadModel extends Module {
       throw new ShardloopError('BAD_ARGUMENT', `GPT-2: expected ids as int64 (B, T), received ${received}`);
     }
     const [B, T] = ids.shape as [number, number];
+    if (ids.numel === 0) {
+      throw new ShardloopError(
+        'BAD_ARGUMENT',
+        `GPT-2: expected at least one token, received ids of shape [${B}, ${T}]`,
+      );
+    }
     const past = cache?.length ?? 0;
     if (past + T > this.config.n_positions) {
       throw new ShardloopError(
