@@ -71,7 +71,7 @@ export async function fingerprint(folder: string): Promise<string> {
       hash.update(`${size};`);
       const large = size > WHOLE;
       const buffer = Buffer.alloc(large ? PART : 2 ** 20);
-      const stride = large ? Math.floor((size - PART) / (PARTS - 1)) : buffer.length;
+      const stride = large ? Math.ceil((size - PART) / (PARTS - 1)) : buffer.length;
       for (let at = 0; at < size; at += stride) {
         const { bytesRead } = await file.read(buffer, 0, buffer.length, at);
         hash.update(buffer.subarray(0, bytesRead));

@@ -41,6 +41,16 @@ it('leaves a model folder of the shape that was asked for', async () => {
   );
 });
 
+it('goes on only with the shape that a checkpoint was made with, also where all tensors would fit', async () => {
+  const { out } = await run({ saveSteps: 1, maxSteps: 3 });
+  const resume = join(out, 'checkpoint-2');
+  await expect(run({ resume, maxSteps: 3, heads: 4 })).rejects.toMatchObject({
+    code: 'BAD_CHECKPOINT',
+    message: expect.stringContaining('--heads: expected 2, with which it was made, received 4'),
+  });
+  expect((await run({ resume, maxSteps: 3 })).summary.notes).toBeUndefined();
+});
+
 describe('options change what they name', () => {
   it.each<[string, Partial<PretrainOptions>]>([
     ['layers', { layers: 2 }],
