@@ -89,9 +89,8 @@ void finish_part(const std::shared_ptr<TrackedWork>& work, const std::string& er
     keep.swap(work->keep);
     works.swap(work->works);
     work->group.reset();
+    work->changed.notify_all();
   }
-  // Behind the lock: a waiter that wakes inside would sleep again until the lock is free, and be switched to twice.
-  work->changed.notify_all();
   for (auto& callback : callbacks) callback(text);
 }
 
