@@ -1,6 +1,7 @@
 // Opening groups: the world of a launch (init), any ranks that share a store (createGroup), and some ranks of a group that
 // is there (subgroup). Not here: what a group does (group.ts), which process this is (environment.ts), starting processes
 // (launch.ts), named axes of a world (mesh.ts).
+import { setTimeout as sleep } from 'node:timers/promises';
 import { native, raw } from '../core/binding.js';
 import { describe, type ShardloopError } from '../core/index.js';
 import { checkRank, type Member, misuse, plain } from './checks.js';
@@ -94,16 +95,24 @@ export async function createGroup(options: GroupOptions): Promise<Group> {
   const fail = (what: string, text: string) => misuse(member, 'init', `${what}: ${plain(text)}`, 'BAD_LAUNCH');
   const address = options.store ?? (backend === 'fake' ? { inProcess: 'fake' } : undefined);
   if (address === undefined) throw misuse(member, 'init', 'expected a store where the ranks meet, received none');
-  const place = JSON.stringify([storeKey(address), name]);
-  const store = await openStore(address, timeoutSeconds, fail);
-  const prefix = ['shardloop', options.generation ?? '', name, next(place)].join('/');
+  const prefix = ['shardloop', options.generation ?? '', name, next(JSON.stringify([storeKey(address), name]))].join(
+    '/',
+  );
   const device =
     backend === 'gloo' ? await glooDevice(options) : (options.device ?? (backend === 'nccl' ? 'cuda:0' : ''));
-  try {
-    return await open(member, { store, owned: true, prefix, device, timeoutSeconds }, fail);
-  } catch (error) {
-    raw('shardloop::store_close', store);
-    throw error;
+  const end = performance.now() + timeoutSeconds * 1000;
+  for (let left = timeoutSeconds; ; left = (end - performance.now()) / 1000) {
+    const store = await openStore(address, left, fail);
+    try {
+      return await open(member, { store, owned: true, prefix, device, timeoutSeconds }, fail);
+    } catch (error) {
+      raw('shardloop::store_close', store);
+      // An earlier group's store on the same port may have been about to close: the next one is a moment away.
+      const isLost = /recv|broken pipe|connection (was|reset|closed)/i.test((error as Error).message);
+      const serves = 'inProcess' in address || address.serve === true;
+      if (serves || !isLost || performance.now() + 1000 > end) throw error;
+      await sleep(300);
+    }
   }
 }
 

@@ -73,6 +73,7 @@ export async function openRun<C extends TrainingConfig>(
   setNumThreads(threads);
   const group =
     options.group ?? (await unlessStopped(init(device === 'cpu' ? {} : { backend: 'nccl' }), options.signal));
+  users.set(group, (users.get(group) ?? 0) + 1);
   const opened: Run<C> = {
     ...{ command, config, options, group, device, threads },
     ...{ leads: group.rank === 0, startedAt: new Date(), notes: [] },
@@ -212,8 +213,13 @@ export async function describeRun(run: Run, summary?: RunSummary): Promise<void>
   if (summary) await drawLoss(metricsFile(run), join(config.out, 'loss.svg'), `${command} ${config.out}`);
 }
 
-/** Give `out` free and leave the group of ranks. */
+/** How many runs of this process use a group: those that opened none of their own share the world's. */
+const users = new WeakMap<Group, number>();
+
+/** Give `out` free and, as its last user, leave the group of ranks. */
 export async function closeRun(run: Run): Promise<void> {
   run.lock?.release();
-  if (!run.options.group) await run.group.destroy();
+  const others = (users.get(run.group) ?? 1) - 1;
+  users.set(run.group, others);
+  if (!run.options.group && others === 0) await run.group.destroy();
 }

@@ -54,6 +54,7 @@ describe('three processes', () => {
       3,
       `${OPEN}
        await tell(() => group.allReduce(zeros([rank === 1 ? 3000 : 2])).done());
+       await sleep(1.5); // rank 0 holds the store, in which the others still ask
        process.exit(0);`,
       { SECONDS: '4' },
     );
