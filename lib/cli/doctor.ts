@@ -1,9 +1,12 @@
 // `shardloop doctor`: what this machine has, what is wrong, and the command that mends it. Works with no addon and no
 // libtorch. Not here: how the facts are found (lib/setup/diagnose.ts).
 import { Command } from 'commander';
-import pc from 'picocolors';
+import picocolors from 'picocolors';
 import { type Diagnosis, diagnose } from '../setup/diagnose.js';
 import { EXIT, fail, printJson } from './exit.js';
+
+// picocolors colours whatever a CI prints, into files and pipes too.
+const pc = picocolors.createColors(picocolors.isColorSupported && process.stdout.isTTY === true);
 
 export const doctorCommand = () =>
   new Command('doctor')

@@ -82,7 +82,7 @@ describe('shardloop doctor', () => {
   });
 
   it('ends with 1 where something is wrong, in both forms', () => {
-    const env = { SHARDLOOP_ADDON: join(folder, 'not-an-addon.node') };
+    const env = { SHARDLOOP_ADDON: join(folder, 'not-an-addon.node'), CI: 'true' }; // no colours into a pipe
     makeZip(env.SHARDLOOP_ADDON, { a: 'not a library' });
     const ran = shardloop(['doctor'], env);
     expect(ran.status).toBe(1);
