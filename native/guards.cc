@@ -16,10 +16,6 @@ namespace {
 using Stack = std::vector<c10::IValue>;
 using Schema = c10::FunctionSchema;
 
-[[noreturn]] void fail(const Schema& schema, const std::string& text) {
-  throw Error("BAD_ARGUMENT", schema.name() + ": " + text);
-}
-
 bool starts_with(std::string_view text, std::string_view head) { return text.substr(0, head.size()) == head; }
 
 // The argument of this name, or None where the schema has none.
@@ -57,9 +53,10 @@ void separate_out(const Schema& schema, const Stack& stack) {
     each_tensor(stack[i], [&](const at::Tensor& tensor) {
       for (const void* other : seen) {
         if (other == storage(tensor)) {
-          fail(schema,
-               "expected '" + argument.name() +
-                   "' to share no memory with the other arguments; it does. Use the in-place form, or another tensor.");
+          refuse_arguments(
+              schema,
+              "expected '" + argument.name() +
+                  "' to share no memory with the other arguments; it does. Use the in-place form, or another tensor.");
         }
       }
       seen.push_back(storage(tensor));
@@ -74,8 +71,8 @@ void equal_lists(const Schema& schema, const Stack& stack) {
     if (!stack[i].isList()) continue;
     const size_t own = stack[i].toListRef().size();
     if (length && own != *length) {
-      fail(schema, "expected lists of one length, received " + std::to_string(*length) + " and " + std::to_string(own) +
-                       " ('" + schema.arguments()[i].name() + "').");
+      refuse_arguments(schema, "expected lists of one length, received " + std::to_string(*length) + " and " +
+                                   std::to_string(own) + " ('" + schema.arguments()[i].name() + "').");
     }
     length = own;
   }
@@ -92,42 +89,44 @@ void fused_optimizer(const Schema& schema, const Stack& stack) {
     const bool optional = name == "max_exp_avg_sqs" || name == "momentum_buffer_list";
     if (list.empty() && optional) continue;
     if (list.size() != params.size()) {
-      fail(schema, "expected " + std::to_string(params.size()) + " tensors in '" + name +
-                       "', one for each parameter; received " + std::to_string(list.size()) + ".");
+      refuse_arguments(schema, "expected " + std::to_string(params.size()) + " tensors in '" + name +
+                                   "', one for each parameter; received " + std::to_string(list.size()) + ".");
     }
     for (size_t k = 0; k < list.size(); ++k) {
       const at::Tensor& param = params[k];
       const at::Tensor& tensor = list[k];
       if (!tensor.defined())
-        fail(schema, "expected tensors in '" + name + "', received none at index " + std::to_string(k) + ".");
+        refuse_arguments(schema,
+                         "expected tensors in '" + name + "', received none at index " + std::to_string(k) + ".");
       const bool good = steps ? tensor.numel() == 1 && tensor.scalar_type() == at::kFloat
                               : tensor.layout() == at::kStrided && at::isFloatingType(tensor.scalar_type()) &&
                                     tensor.scalar_type() == param.scalar_type() && tensor.device() == param.device() &&
                                     tensor.sizes() == param.sizes() && tensor.strides() == param.strides() &&
                                     tensor.is_non_overlapping_and_dense();
       if (!good) {
-        fail(schema, steps ? "expected float32 tensors of one element in 'state_steps'; number " + std::to_string(k) +
-                                 " is not one."
-                           : "expected the tensors in '" + name +
-                                 "' to have the dtype, device, shape and strides of their parameters, all dense "
-                                 "floating; number " +
-                                 std::to_string(k) + " does not.");
+        refuse_arguments(
+            schema, steps ? "expected float32 tensors of one element in 'state_steps'; number " + std::to_string(k) +
+                                " is not one."
+                          : "expected the tensors in '" + name +
+                                "' to have the dtype, device, shape and strides of their parameters, all dense "
+                                "floating; number " +
+                                std::to_string(k) + " does not.");
       }
     }
   }
   const bool amsgrad = named(schema, stack, "amsgrad").isBool() && named(schema, stack, "amsgrad").toBool();
   if (amsgrad && named(schema, stack, "max_exp_avg_sqs").toListRef().size() != params.size())
-    fail(schema, "expected 'max_exp_avg_sqs' for amsgrad.");
+    refuse_arguments(schema, "expected 'max_exp_avg_sqs' for amsgrad.");
   const c10::IValue& momentum = named(schema, stack, "momentum");
   if (momentum.isDouble() && momentum.toDouble() != 0 &&
       named(schema, stack, "momentum_buffer_list").toListRef().size() != params.size()) {
-    fail(schema, "expected 'momentum_buffer_list' for a momentum that is not 0.");
+    refuse_arguments(schema, "expected 'momentum_buffer_list' for a momentum that is not 0.");
   }
   for (const char* name : {"grad_scale", "found_inf", "lr"}) {
     const c10::IValue& value = named(schema, stack, name);
     if (value.isTensor() && value.toTensor().defined() &&
         (value.toTensor().numel() != 1 || value.toTensor().scalar_type() != at::kFloat)) {
-      fail(schema, std::string("expected '") + name + "' to be a float32 tensor of one element.");
+      refuse_arguments(schema, std::string("expected '") + name + "' to be a float32 tensor of one element.");
     }
   }
 }
@@ -136,7 +135,7 @@ void fused_optimizer(const Schema& schema, const Stack& stack) {
 void batch_norm(const Schema& schema, const Stack& stack) {
   const at::Tensor& input = stack[0].toTensor();
   if (!input.defined() || input.dim() < 2 || !at::isFloatingType(input.scalar_type())) {
-    fail(schema, "expected a floating input of at least 2 axes (N, C, ...).");
+    refuse_arguments(schema, "expected a floating input of at least 2 axes (N, C, ...).");
   }
   const int64_t channels = input.size(1);
   for (const char* name : {"weight", "bias", "running_mean", "running_var"}) {
@@ -144,8 +143,8 @@ void batch_norm(const Schema& schema, const Stack& stack) {
     if (!value.isTensor() || !value.toTensor().defined()) continue;
     const at::Tensor& vector = value.toTensor();
     if (vector.dim() != 1 || vector.size(0) != channels || !at::isFloatingType(vector.scalar_type())) {
-      fail(schema, std::string("expected '") + name + "' to be a floating vector of the " + std::to_string(channels) +
-                       " channels.");
+      refuse_arguments(schema, std::string("expected '") + name + "' to be a floating vector of the " +
+                                   std::to_string(channels) + " channels.");
     }
   }
   const c10::IValue& training = named(schema, stack, "training");
@@ -154,7 +153,7 @@ void batch_norm(const Schema& schema, const Stack& stack) {
   for (const char* name : {"running_mean", "running_var"}) {
     const c10::IValue& value = named(schema, stack, name);
     if (uses_statistics && !(value.isTensor() && value.toTensor().defined()))
-      fail(schema, std::string("expected '") + name + "', which is needed outside of training.");
+      refuse_arguments(schema, std::string("expected '") + name + "', which is needed outside of training.");
   }
 }
 
@@ -164,15 +163,16 @@ void recurrent(const Schema& schema, const Stack& stack) {
   const c10::IValue& params = named(schema, stack, "params");
   if (!layers.isInt() || !params.isList()) return;  // a single cell
   if (layers.toInt() < 1 || layers.toInt() > 4096) {
-    fail(schema, "expected 1 to 4096 layers, received " + std::to_string(layers.toInt()) + ".");
+    refuse_arguments(schema, "expected 1 to 4096 layers, received " + std::to_string(layers.toInt()) + ".");
   }
   const bool biases = named(schema, stack, "has_biases").toBool();
   const int64_t cells = layers.toInt() * (named(schema, stack, "bidirectional").toBool() ? 2 : 1);
   const int64_t each = biases ? 4 : 2, projected = schema.name() == "aten::lstm" ? each + 1 : each;
   const auto count = static_cast<int64_t>(params.toListRef().size());
   if (count != cells * each && count != cells * projected) {
-    fail(schema, "expected " + std::to_string(cells * each) + " tensors in 'params' (" + std::to_string(each) +
-                     " for each layer and direction), received " + std::to_string(count) + ".");
+    refuse_arguments(schema, "expected " + std::to_string(cells * each) + " tensors in 'params' (" +
+                                 std::to_string(each) + " for each layer and direction), received " +
+                                 std::to_string(count) + ".");
   }
 }
 
@@ -191,7 +191,8 @@ void antialias(const Schema& schema, const Stack& stack) {
     // The last window starts at about (to - 0.5) / scale - support, which must lie inside of the input.
     const bool inside = scale.toDouble() * (static_cast<double>(before) + 0.5) >= static_cast<double>(to) - 0.5;
     if (!(scale.toDouble() > 0 && inside))
-      fail(schema, std::string("expected '") + name + "' to lead from the input's size to the output's, or null.");
+      refuse_arguments(schema,
+                       std::string("expected '") + name + "' to lead from the input's size to the output's, or null.");
   };
   check("scales_h", from[2], sizes.toIntVector()[0]);
   check("scales_w", from[3], sizes.toIntVector()[1]);
@@ -202,24 +203,28 @@ void finite_matrix(const Schema& schema, const Stack& stack) {
   const at::Tensor& matrix = stack[0].toTensor();
   if (!matrix.defined() || matrix.is_meta() || matrix.layout() != at::kStrided) return;
   at::NoGradGuard no_grad;
-  if (!at::isfinite(matrix).all().item<bool>()) fail(schema, "expected a matrix without NaN or infinity.");
+  if (!at::isfinite(matrix).all().item<bool>()) refuse_arguments(schema, "expected a matrix without NaN or infinity.");
 }
 
 // The functional form of copy_ reads the storage of its first argument, which sparse and mkldnn tensors do not have.
 void copy_over_storage(const Schema& schema, const Stack& stack) {
   const at::Tensor& over = stack[0].toTensor();
   if (over.defined() && !over.has_storage())
-    fail(schema, "expected a strided tensor in 'self'; use to() and expand_as() for the other layouts.");
+    refuse_arguments(schema, "expected a strided tensor in 'self'; use to() and expand_as() for the other layouts.");
 }
 
 // The search for a row's best range ends for some rows and numbers of bins only.
 void no_search(const Schema& schema, const Stack& stack) {
   const c10::IValue& search = named(schema, stack, "optimized_qparams");
   if (search.isBool() && search.toBool())
-    fail(schema, "expected optimized_qparams to be false: its search does not always end.");
+    refuse_arguments(schema, "expected optimized_qparams to be false: its search does not always end.");
 }
 
 }  // namespace
+
+void refuse_arguments(const Schema& schema, const std::string& text) {
+  throw Error("BAD_ARGUMENT", schema.name() + ": " + text);
+}
 
 std::vector<Guard> guards_of(const Schema& schema) {
   std::vector<Guard> guards;
@@ -260,7 +265,7 @@ void check_result(const Schema& schema, const c10::IValue& result) {
     const at::Tensor& tensor = result.toTensor();
     if (!tensor.defined() || tensor.numel() != 0 || tensor.is_nested()) return;
     for (int64_t size : tensor.sizes()) {
-      if (size < 0) fail(schema, "expected sizes of at least 0, received " + std::to_string(size) + ".");
+      if (size < 0) refuse_arguments(schema, "expected sizes of at least 0, received " + std::to_string(size) + ".");
     }
   } else if (result.isTensorList()) {
     for (const c10::IValue& element : result.toListRef()) check_result(schema, element);

@@ -12,6 +12,9 @@ namespace shardloop {
 // Throws BAD_ARGUMENT. `stack` holds the arguments by the schema's positions.
 using Guard = void (*)(const c10::FunctionSchema& schema, const std::vector<c10::IValue>& stack);
 
+// The error of a guard: BAD_ARGUMENT with the operator's name before the text.
+[[noreturn]] void refuse_arguments(const c10::FunctionSchema& schema, const std::string& text);
+
 // The guards of an operator: none for nearly all.
 std::vector<Guard> guards_of(const c10::FunctionSchema& schema);
 

@@ -1,6 +1,6 @@
 // The CPU allocator, around libtorch's own. An allocation beyond the memory of the machine is refused: Linux would
 // grant it by overcommit and end the process later. Blocks of a few elements are kept for reuse by each thread (an
-// aligned allocation and its free are a tenth of a small op: bench/dispatch).
+// aligned allocation and its free are a fifth of a small op: bench/dispatch).
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/impl/alloc_cpu.h>

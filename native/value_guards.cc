@@ -8,17 +8,11 @@
 #include <limits>
 #include <string_view>
 
-#include "error.h"
-
 namespace shardloop {
 namespace {
 
 using Stack = std::vector<c10::IValue>;
 using Schema = c10::FunctionSchema;
-
-[[noreturn]] void fail(const Schema& schema, const std::string& text) {
-  throw Error("BAD_ARGUMENT", schema.name() + ": " + text);
-}
 
 // The tensor argument of this name, when it is there, on the CPU, dense and not empty.
 std::optional<at::Tensor> readable(const Schema& schema, const Stack& stack, std::string_view name) {
@@ -36,9 +30,9 @@ void within(const Schema& schema, const at::Tensor& indices, const char* what, i
   at::NoGradGuard no_grad;
   const auto [low, high] = at::aminmax(indices.to(at::kLong));
   if (low.item<int64_t>() >= least && high.item<int64_t>() <= most) return;
-  fail(schema, std::string("expected ") + what + " from " + std::to_string(least) + " to " + std::to_string(most) +
-                   ", received values from " + std::to_string(low.item<int64_t>()) + " to " +
-                   std::to_string(high.item<int64_t>()) + ".");
+  refuse_arguments(schema, std::string("expected ") + what + " from " + std::to_string(least) + " to " +
+                               std::to_string(most) + ", received values from " + std::to_string(low.item<int64_t>()) +
+                               " to " + std::to_string(high.item<int64_t>()) + ".");
 }
 
 // The kernel reads the probability of each label without looking whether there is one.
@@ -61,7 +55,7 @@ void segments(const Schema& schema, const Stack& stack) {
   within(schema, *offsets, "offsets", 0, rows);
   at::NoGradGuard no_grad;
   if (offsets->dim() > 0 && offsets->size(-1) > 1 && offsets->diff().lt(0).any().item<bool>())
-    fail(schema, "expected offsets that do not fall, received ones that do.");
+    refuse_arguments(schema, "expected offsets that do not fall, received ones that do.");
 }
 
 // Pooling's backward writes to where the indices point, within the last `axes` axes of the input.
@@ -72,7 +66,7 @@ void pooling(const Schema& schema, const Stack& stack) {
   const int64_t axes = schema.name().find("3d") != std::string::npos ? 3 : 2;
   if (!input || !indices || input->dim() < axes) return;
   if (gradient && gradient->sizes() != indices->sizes())
-    fail(schema, "expected indices of grad_output's shape, received another.");
+    refuse_arguments(schema, "expected indices of grad_output's shape, received another.");
   int64_t plane = 1;
   for (int64_t axis = input->dim() - axes; axis < input->dim(); ++axis) plane *= input->size(axis);
   within(schema, *indices, "indices", 0, plane - 1);
@@ -94,8 +88,8 @@ void layer_norm(const Schema& schema, const Stack& stack) {
     if (!of_rows && name != "grad_out" && name != "weight") continue;
     const int64_t expected = of_rows ? input->numel() / elements : name == "weight" ? elements : input->numel();
     if (tensor.numel() != expected)
-      fail(schema, "expected " + std::to_string(expected) + " elements in '" + name + "', received " +
-                       std::to_string(tensor.numel()) + ".");
+      refuse_arguments(schema, "expected " + std::to_string(expected) + " elements in '" + name + "', received " +
+                                   std::to_string(tensor.numel()) + ".");
   }
 }
 
@@ -125,7 +119,8 @@ void truncating_division(const Schema& schema, const Stack& stack) {
   const auto common = other ? at::result_type(*self, *other) : self->scalar_type();
   const int64_t least = least_of(common);
   if (least != 0 && self->to(common).eq(least).any().item<bool>())
-    fail(schema, "expected no " + std::to_string(least) + " divided by -1: the quotient does not fit in its dtype.");
+    refuse_arguments(
+        schema, "expected no " + std::to_string(least) + " divided by -1: the quotient does not fit in its dtype.");
 }
 
 // Sparse tensors are checked where they are made: kernels follow their indices without looking.

@@ -7,30 +7,23 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { stats } from '../../lib/core/memory.js';
 import { DEFAULT_CHAT_TEMPLATE } from '../../lib/data/index.js';
 import { loadModel } from '../../lib/models/index.js';
-import { type FinetuneOptions, finetune } from '../../lib/train/finetune.js';
+import type { FinetuneOptions } from '../../lib/train/finetune.js';
 import { generateText } from '../../lib/train/generate-text.js';
 import { mergeAdapter } from '../../lib/train/merge-adapter.js';
 import type { RunOptions } from '../../lib/train/run.js';
 import { summaryTable } from '../../lib/train/summary.js';
-import { losses, makeTiny, metricsOf, type Tiny } from './tiny.js';
+import { losses, makeTiny, metricsOf, type Tiny, tune } from './tiny.js';
 
 setFlagsFromString('--expose-gc');
 const collect = runInNewContext('gc') as () => void;
 
 let tiny: Tiny;
-let runs = 0;
 beforeAll(async () => {
   tiny = await makeTiny();
 });
 afterAll(() => rmSync(tiny.folder, { recursive: true }));
 
-/** A run into a folder of its own; 22 records in batches of 8 are 3 steps an epoch, the last of 6 records. */
-async function run(more: Partial<FinetuneOptions> = {}, options: RunOptions = {}) {
-  const out = more.out ?? join(tiny.folder, `run-${runs++}`);
-  const given = { model: tiny.model, data: tiny.data, out, microBatch: 8, lr: 1e-2, threads: 1, ...more };
-  const { summary } = await finetune(given, options);
-  return { out, summary };
-}
+const run = (more?: Partial<FinetuneOptions>, options?: RunOptions) => tune(tiny, more, options);
 
 describe('results', () => {
   it('leaves an adapter, metrics, events, a chart and the description of the run', async () => {

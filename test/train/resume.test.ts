@@ -3,24 +3,18 @@ import { createHash } from 'node:crypto';
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type FinetuneOptions, finetune } from '../../lib/train/finetune.js';
+import type { FinetuneOptions } from '../../lib/train/finetune.js';
 import type { RunOptions } from '../../lib/train/run.js';
-import { losses, makeTiny, metricsOf, type Tiny } from './tiny.js';
+import { losses, makeTiny, metricsOf, type Tiny, tune } from './tiny.js';
 
 let tiny: Tiny;
-let runs = 0;
+let folders = 0;
 beforeAll(async () => {
   tiny = await makeTiny();
 });
 afterAll(() => rmSync(tiny.folder, { recursive: true }));
 
-/** A run into a folder of its own; 22 records in batches of 8 are 3 steps an epoch, the last of 6 records. */
-async function run(more: Partial<FinetuneOptions> = {}, options: RunOptions = {}) {
-  const out = more.out ?? join(tiny.folder, `run-${runs++}`);
-  const given = { model: tiny.model, data: tiny.data, out, microBatch: 8, lr: 1e-2, threads: 1, ...more };
-  const { summary } = await finetune(given, options);
-  return { out, summary };
-}
+const run = (more?: Partial<FinetuneOptions>, options?: RunOptions) => tune(tiny, more, options);
 
 /** A signal that aborts while step `n` is noted. */
 function stopAt(n: number): RunOptions {
@@ -44,7 +38,7 @@ describe('stop and resume', () => {
     const whole = await run({ ...config, ...more });
     const count = losses(whole.out).length;
     for (const at of [2, count - 1]) {
-      const out = join(tiny.folder, `resumed-${runs++}`);
+      const out = join(tiny.folder, `resumed-${folders++}`);
       const stopped = run({ ...config, ...more, out }, stopAt(at));
       await expect(stopped).rejects.toMatchObject({
         code: 'INTERRUPTED',
@@ -62,7 +56,7 @@ describe('stop and resume', () => {
   it('stops in every phase before the first step, and leaves no checkpoint and no metrics', async () => {
     const phases: boolean[] = [];
     for (let after = 0; ; after++) {
-      const out = join(tiny.folder, `early-${runs++}`);
+      const out = join(tiny.folder, `early-${folders++}`);
       let reads = 0;
       const signal = Object.defineProperty(new EventTarget(), 'aborted', {
         get: () => reads++ >= after,

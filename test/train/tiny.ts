@@ -5,7 +5,9 @@ import { join } from 'node:path';
 import { manualSeed } from '../../lib/core/index.js';
 import { byteTokenizer } from '../../lib/data/index.js';
 import { GPT2LMHeadModel, saveModel } from '../../lib/models/index.js';
+import { type FinetuneOptions, finetune } from '../../lib/train/finetune.js';
 import { readMetrics, type StepMetrics } from '../../lib/train/metrics.js';
+import type { RunOptions } from '../../lib/train/run.js';
 
 export interface Tiny {
   /** A folder for everything of one test file. */
@@ -35,6 +37,16 @@ export async function makeTiny(options: { dropout?: number } = {}): Promise<Tiny
   }));
   writeFileSync(join(folder, 'records.json'), JSON.stringify(records, null, 1));
   return { folder, model: join(folder, 'model'), data: join(folder, 'records.json') };
+}
+
+let runs = 0;
+
+/** A run into a folder of its own; 22 records in batches of 8 are 3 steps an epoch, the last of 6 records. */
+export async function tune(tiny: Tiny, more: Partial<FinetuneOptions> = {}, options: RunOptions = {}) {
+  const out = more.out ?? join(tiny.folder, `run-${runs++}`);
+  const given = { model: tiny.model, data: tiny.data, out, microBatch: 8, lr: 1e-2, threads: 1, ...more };
+  const { summary } = await finetune(given, options);
+  return { out, summary };
 }
 
 /** Loss of every step of a run, in order. */
