@@ -339,10 +339,15 @@ Napi::Value set_grad(const Napi::CallbackInfo& info, Environment& environment) {
     return info.Env().Undefined();
   }
   const at::Tensor& gradient = tensor_argument(info, environment, 1);
-  if (gradient.sizes() != tensor.sizes() || gradient.device() != tensor.device() ||
-      gradient.scalar_type() != tensor.scalar_type()) {
-    throw Error("BAD_ARGUMENT", "Expected a gradient of the tensor's shape, dtype and device, received shape " +
-                                    c10::str(gradient.sizes()) + " for " + c10::str(tensor.sizes()) + ".");
+  // What a backward accumulates into has the tensor's dtype; a half-precision tensor that no backward reaches (a part
+  // of a shard) may have its gradient summed in float32.
+  const bool is_half = tensor.scalar_type() == at::kBFloat16 || tensor.scalar_type() == at::kHalf;
+  const bool fits = gradient.scalar_type() == tensor.scalar_type() ||
+                    (gradient.scalar_type() == at::kFloat && is_half && !tensor.requires_grad());
+  if (gradient.sizes() != tensor.sizes() || gradient.device() != tensor.device() || !fits) {
+    throw Error("BAD_ARGUMENT", "Expected a gradient of the tensor's shape, dtype and device, received " +
+                                    c10::str(gradient.scalar_type()) + " " + c10::str(gradient.sizes()) + " for " +
+                                    c10::str(tensor.scalar_type()) + " " + c10::str(tensor.sizes()) + ".");
   }
   tensor.mutable_grad() = gradient;
   return info.Env().Undefined();

@@ -6,6 +6,7 @@
 import { keep, noGrad, ops, ShardloopError, scope, type Tensor, tensor, zeros } from '../core/index.js';
 import type { Group, Work } from '../dist/index.js';
 import type { Segment } from '../nn/index.js';
+import { checkAlike } from './alike.js';
 import { type BucketPlan, planBuckets } from './buckets.js';
 import { alone, type Strategy } from './strategy.js';
 
@@ -32,18 +33,20 @@ export function replicate(segments: readonly Segment[], group: Group, options: R
     throw new ShardloopError('BAD_ARGUMENT', `replicate: expected bucketBytes to be positive, received ${bucketBytes}`);
   }
   if (group.size === 1) return alone;
-  const plans = planBuckets(segments, bucketBytes);
-  checkAlike(plans, group);
+  const plans = planBuckets(segments, { bytes: bucketBytes });
+  checkAlike('replicate', plans, group);
   if (broadcast) for (const { slots } of plans) group.broadcast(slots.map((slot) => slot.parameter)).wait();
   const buckets = plans.map((plan) => new Bucket(plan));
   return {
-    gather() {},
-    release() {},
-    reduce(k) {
-      for (const bucket of buckets) if (bucket.readyAt === k) bucket.launch(group, op);
+    ...alone,
+    reduce(k, last) {
+      if (last) for (const bucket of buckets) if (bucket.readyAt === k) bucket.launch(group, op);
     },
     async finish() {
       for (const bucket of buckets) await bucket.finish();
+    },
+    dispose() {
+      for (const bucket of buckets) bucket.dispose();
     },
   };
 }
@@ -96,6 +99,10 @@ class Bucket {
     this.#work = group.allReduce(this.#flat, op);
   }
 
+  dispose(): void {
+    for (const t of [...this.#views, this.#counts, this.#flat]) t.dispose();
+  }
+
   /** Waits for the reduction and hands the results to the parameters. */
   async finish(): Promise<void> {
     if (this.#work === null) return;
@@ -107,23 +114,4 @@ class Bucket {
       parameter.grad = counts[i] === 0 ? null : this.#views[i]!;
     }
   }
-}
-
-/** Fails on every rank alike unless all of them are about to reduce the same shapes in the same order. */
-function checkAlike(plans: readonly BucketPlan[], group: Group): void {
-  let hash = 0;
-  const described = JSON.stringify(plans.map(({ slots }) => slots.map(({ parameter: p }) => [p.dtype, p.shape])));
-  for (let i = 0; i < described.length; i++) hash = (Math.imul(hash, 31) + described.charCodeAt(i)) | 0;
-  const device = plans[0]?.slots[0]?.parameter.device;
-  const largest = tensor(Float64Array.of(hash, -hash), { device: device?.startsWith('cuda') ? device : 'cpu' });
-  group.allReduce(largest, 'max').wait();
-  const [most, least] = largest.dataSync() as Float64Array;
-  largest.dispose();
-  if (most === -least!) return;
-  throw new ShardloopError(
-    'BAD_ARGUMENT',
-    `[rank ${group.rank}/${group.size}] replicate on group '${group.name}': expected the same trainable parameters on ` +
-      `every rank, but the ranks differ; this rank has ${plans.reduce((n, plan) => n + plan.slots.length, 0)}. ` +
-      'Build the model from the same config, and freeze the same parameters, on all of them',
-  );
 }

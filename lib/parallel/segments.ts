@@ -19,8 +19,8 @@ export interface SegmentLoopOptions {
   strategy?: Strategy;
   /** Activation checkpointing: 'full', or n for every n-th segment. The last segment never needs it. Default 'none'. */
   checkpointing?: Checkpointing;
-  /** Whether gradients are complete after this micro-batch, so that the strategy reduces them. Default true. */
-  reduce?: boolean;
+  /** Whether no further micro-batch comes in this step, so that the strategy combines the gradients. Default true. */
+  last?: boolean;
 }
 
 /**
@@ -31,18 +31,18 @@ export function runSegments(
   segments: readonly Segment[],
   input: Carry,
   lossOf: (output: Carry) => Tensor,
-  { strategy = alone, checkpointing = 'none', reduce = true }: SegmentLoopOptions = {},
+  { strategy = alone, checkpointing = 'none', last = true }: SegmentLoopOptions = {},
 ): Tensor {
   return scope(() => {
-    const last = segments.length - 1;
-    const forgets = (k: number): boolean => k < last && isCheckpointed(k, checkpointing);
+    const head = segments.length - 1;
+    const forgets = (k: number): boolean => k < head && isCheckpointed(k, checkpointing);
     const inputs: Carry[] = [];
     const outputs: Carry[] = [];
     const randomStates: Tensor[] = [];
 
     let carry = input;
     for (const [k, segment] of segments.entries()) {
-      strategy.gather(k);
+      strategy.gather(k, 'forward');
       inputs[k] = carry;
       if (forgets(k)) {
         randomStates[k] = getRandomState(deviceOf(carry)); // dropout must draw the same numbers when the segment runs again
@@ -52,38 +52,40 @@ export function runSegments(
       } else {
         const output = span('compute', 'forward', k, () => segment.forward(carry));
         outputs[k] = output;
-        carry = k < last ? cut(segment, carry, output, { recorded: true }) : output;
+        carry = k < head ? cut(segment, carry, output, { recorded: true }) : output;
       }
-      strategy.release(k);
+      strategy.release(k, 'forward');
     }
     const loss = lossOf(carry); // scalar; part of the last segment's graph
 
-    for (let k = last; k >= 0; k--) {
-      strategy.gather(k);
+    for (let k = head; k >= 0; k--) {
+      strategy.gather(k, 'backward');
       if (forgets(k)) {
         outputs[k] = span('compute', 'forward again', k, () => replay(segments[k]!, inputs[k]!, randomStates[k]!));
       }
       span('compute', 'backward', k, () => {
-        if (k === last) backward([loss]);
+        if (k === head) backward([loss]);
         else backwardFrom(outputs[k]!, inputs[k + 1]!, inputs[k]!);
       });
       delete outputs[k];
-      if (reduce) strategy.reduce(k);
-      strategy.release(k);
+      strategy.reduce(k, last);
+      strategy.release(k, 'backward');
     }
     return loss.detach();
   });
 }
 
 /** What a rank without a micro-batch does, so that the others do not wait for it: the same calls, without computing. */
-export function skipSegments(segments: readonly Segment[], strategy: Strategy): void {
-  const around = (k: number, reduce: boolean): void => {
-    strategy.gather(k);
-    if (reduce) strategy.reduce(k);
-    strategy.release(k);
-  };
-  for (let k = 0; k < segments.length; k++) around(k, false);
-  for (let k = segments.length - 1; k >= 0; k--) around(k, true);
+export function skipSegments(segments: readonly Segment[], strategy: Strategy, last = true): void {
+  for (let k = 0; k < segments.length; k++) {
+    strategy.gather(k, 'forward');
+    strategy.release(k, 'forward');
+  }
+  for (let k = segments.length - 1; k >= 0; k--) {
+    strategy.gather(k, 'backward');
+    strategy.reduce(k, last);
+    strategy.release(k, 'backward');
+  }
 }
 
 /** The segments forward alone, without gradients, for evaluation; the last segment's output. */
@@ -92,11 +94,11 @@ export function forwardSegments(segments: readonly Segment[], input: Carry, stra
     scope(() => {
       let carry = input;
       for (const [k, segment] of segments.entries()) {
-        strategy.gather(k);
+        strategy.gather(k, 'evaluate');
         const output = segment.forward(carry);
         for (const t of carry) if (!input.includes(t) && !output.includes(t)) t.dispose();
         carry = output;
-        strategy.release(k);
+        strategy.release(k, 'evaluate');
       }
       return carry;
     }),

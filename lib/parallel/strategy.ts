@@ -1,16 +1,41 @@
 // What a way of spreading a model does around each segment. Replication, sharding and offload are implementations; the
 // loop that calls them in plain sight is segments.ts.
+import type { Tensor } from '../core/index.js';
+
+/** Why a segment runs: in a step forward or backward, or forward alone ('evaluate'). */
+export type Pass = 'forward' | 'backward' | 'evaluate';
+
+/** What a rank updates of one parameter. */
+export interface Part {
+  /** The parameter itself, or a view (n) of this rank's shard with n >= 0 elements. Its `grad` is set by finish(). */
+  readonly tensor: Tensor;
+  /** Its elements are those from `start` on of the parameter in row-major order. */
+  readonly start: number;
+}
 
 /** Called by the segment loop, always with the index of a segment, on every rank in the same order. */
 export interface Strategy {
-  /** Segment k is about to run, forward or backward: make its parameters whole. May start to fetch a neighbour's too. */
-  gather(k: number): void;
+  /** Segment k is about to run: make its parameters whole. May start to fetch a neighbour's too. */
+  gather(k: number, pass: Pass): void;
   /** Segment k has run: what gather(k) fetched may go. */
-  release(k: number): void;
-  /** The gradients of segment k are complete for this step: start to combine them with those of the other ranks. */
-  reduce(k: number): void;
-  /** Waits for all that reduce() began; then every parameter's gradient is that of the global batch. */
+  release(k: number, pass: Pass): void;
+  /**
+   * Segment k's backward of this micro-batch has run. `last`: no further micro-batch comes in this step, so its
+   * gradients start to be combined with those of the other ranks, if that has not begun before.
+   */
+  reduce(k: number, last: boolean): void;
+  /** Waits for all that reduce() began; then the gradient of every part is that of the global batch. */
   finish(): Promise<void>;
+  /** What this rank updates of a parameter. */
+  part(parameter: Tensor): Part;
+  /** The sum of a number over the ranks that hold the other parts of the same parameters; alone, the number itself. */
+  sumOverParts(value: number): Promise<number>;
+  /** The parts have new values: whole parameters are out of date. */
+  updated(): void;
+  /** Runs `fn` while every parameter is whole. Collective. */
+  whole<T>(fn: () => T | Promise<T>): Promise<T>;
+  /** Frees what the strategy holds. A model whose parameters it shards is of no use afterwards. */
+  dispose(): void;
 }
 
 /** The strategy of a single rank: all parameters are always here, and every gradient is already global. */
@@ -19,4 +44,14 @@ export const alone: Strategy = {
   release() {},
   reduce() {},
   async finish() {},
+  part: (parameter) => ({ tensor: parameter, start: 0 }),
+  sumOverParts: async (value) => value,
+  updated() {},
+  whole: async (fn) => fn(),
+  dispose() {},
 };
+
+/** The parts of named parameters under the same names, as optimizers take them. */
+export function partsOf<Name>(strategy: Strategy, named: Iterable<readonly [Name, Tensor]>): [Name, Tensor][] {
+  return [...named].map(([name, parameter]) => [name, strategy.part(parameter).tensor]);
+}

@@ -48,10 +48,8 @@ export async function trainStep(context: StepContext, batches: readonly (() => M
   let loss = 0;
   for (const [i, make] of batches.entries()) {
     const batch = make();
-    const reduce = i === batches.length - 1; // gradients are combined once a step, behind the last micro-batch
-    const share = precision(() =>
-      runSegments(segments, batch.input, batch.lossOf, { strategy, checkpointing, reduce }),
-    );
+    const last = i === batches.length - 1;
+    const share = precision(() => runSegments(segments, batch.input, batch.lossOf, { strategy, checkpointing, last }));
     loss += Number(share.itemSync());
     for (const t of [share, ...batch.input]) t[Symbol.dispose]();
   }

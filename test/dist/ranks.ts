@@ -28,14 +28,16 @@ export async function freePort(): Promise<number> {
 }
 
 /**
- * Runs `body`, the text of a module, on `size` ranks. It finds `dist`, `core`, `nn` and `parallel` (the built folders'
+ * Runs `body`, the text of a module, on `size` ranks. It finds `dist`, `core`, `nn`, `optim` and `parallel` (the built folders'
  * index modules), `rank`, `size`, and `report(object)`.
  */
 export async function runRanks(size: number, body: string, env: Record<string, string> = {}): Promise<RankRun[]> {
   const folder = mkdtempSync(join(tmpdir(), 'shardloop-test-ranks-'));
   const script = join(folder, 'rank.mjs');
   const module = (name: string) => new URL(`../../dist/${name}/index.js`, import.meta.url).href;
-  const imports = ['dist', 'core', 'nn', 'parallel'].map((name) => `import * as ${name} from '${module(name)}';`);
+  const imports = ['dist', 'core', 'nn', 'optim', 'parallel'].map(
+    (name) => `import * as ${name} from '${module(name)}';`,
+  );
   const prelude = `
     const rank = Number(process.env.RANK), size = Number(process.env.WORLD_SIZE);
     const report = (value) => console.log('REPORT ' + JSON.stringify(value, (_, v) => (typeof v === 'bigint' ? Number(v) : v)));

@@ -7,48 +7,7 @@ import { Linear, Module, type Parameter, parameter, segment } from '../../lib/nn
 import { planBuckets } from '../../lib/parallel/buckets.js';
 import { alone, replicate } from '../../lib/parallel/index.js';
 import { runRanks } from '../dist/ranks.js';
-
-/** A model of three segments whose first and last share a weight, with one parameter that nothing uses. */
-const MODEL = `
-const { ops, tensor, noGrad } = core;
-class Part extends nn.Module { constructor(fields) { super(); Object.assign(this, fields); } forward(x) { return x; } }
-const table = () => nn.parameter(core.randn([7, 4]));
-function build(seed) {
-  core.manualSeed(seed);
-  const weight = table();
-  const unused = nn.parameter(core.randn([5]));
-  const frozen = nn.parameter(core.ones([4])); frozen.requiresGrad = false;
-  const hidden = [new nn.Linear({ in: 4, out: 4 }), new nn.Linear({ in: 4, out: 4 })];
-  const embed = new Part({ weight }), head = new Part({ weight, unused });
-  const segments = [
-    nn.segment('embed', [embed], ([ids]) => [ops.embedding(weight, ids)]),
-    ...hidden.map((h, i) => nn.segment('h.' + i, [h, new Part({ frozen })], ([x]) => [ops.tanh(ops.add(h.forward(x), frozen))])),
-    nn.segment('head', [head], ([x]) => [ops.linear(x, weight)]),
-  ];
-  const parameters = [weight, ...hidden.flatMap((h) => [h.weight, h.bias])];
-  return { segments, parameters, unused, frozen };
-}
-const records = Array.from({ length: 6 }, (_, i) => [i % 7, (i * 3 + 1) % 7, (i * 5 + 2) % 7]);
-const ids = (rows) => tensor(BigInt64Array.from(rows.flat().map(BigInt)), { shape: [rows.length, 3] });
-/** This share of the loss over all six records: the sum over the share, divided by the global count. */
-const run = (model, rows, options) => {
-  if (rows.length === 0) return parallel.skipSegments(model.segments, options.strategy);
-  const input = ids(rows);
-  const loss = parallel.runSegments(model.segments, [input], ([logits]) =>
-    ops.div(nn.crossEntropy(ops.view(logits, [-1, 7]), ops.view(input, [-1]), { reduction: 'sum' }), 18), options);
-  for (const t of [input, loss]) t.dispose();
-};
-const step = (model) => noGrad(() => core.scope(() => {
-  for (const p of model.parameters) { ops.sub_(p, ops.mul(p.grad, 0.5)); p.grad = null; }
-}));
-const distance = (a, b) => Math.max(...a.map((p, i) => ops.max(ops.abs(ops.sub(p, b[i]))).itemSync()));
-const reference = (steps) => {
-  const model = build(0);
-  for (let i = 0; i < steps; i++) { run(model, records, {}); step(model); }
-  return model.parameters;
-};
-const group = await dist.init({ timeoutSeconds: 30 });
-`;
+import { MODEL } from './small-model.js';
 
 describe('replicate', () => {
   it('gives the gradients of the whole batch, whatever the buckets', async () => {
@@ -89,7 +48,7 @@ describe('replicate', () => {
        const share = [records.slice(0, 5), records.slice(5), []][rank];
        for (let i = 0; i < 3; i++) {
          if (share.length > 1) {
-           run(model, share.slice(0, 2), { strategy, reduce: false });
+           run(model, share.slice(0, 2), { strategy, last: false });
            run(model, share.slice(2), { strategy });
          } else run(model, share, { strategy });
          await strategy.finish();
@@ -175,7 +134,7 @@ describe('planBuckets', () => {
   const segments = parts.map((modules, k) => segment(`s${k}`, modules as Module[], (x) => x));
 
   it('fills buckets in the order of the backward, and a tied weight behind its last reader', () => {
-    const plans = planBuckets(segments, 160);
+    const plans = planBuckets(segments, { bytes: 160 });
     expect(plans.map((plan) => [plan.readyAt, plan.slots.length, plan.numel])).toEqual([
       [2, 4, 40],
       [2, 1, 16],
@@ -188,7 +147,7 @@ describe('planBuckets', () => {
 
   it('leaves out what does not train', () => {
     for (const linear of linears) linear.requiresGrad(false);
-    expect(planBuckets(segments, 1e9).map((plan) => [plan.readyAt, plan.numel])).toEqual([
+    expect(planBuckets(segments, { bytes: 1e9 }).map((plan) => [plan.readyAt, plan.numel])).toEqual([
       [2, 16],
       [0, 100],
     ]);

@@ -15,6 +15,7 @@ import {
 import { GPT2LMHeadModel } from '../../lib/models/gpt2/model.js';
 import { type Carry, crossEntropy, segmentsOf } from '../../lib/nn/index.js';
 import {
+  alone,
   type Checkpointing,
   forwardSegments,
   runSegments,
@@ -120,25 +121,30 @@ describe('runSegments', () => {
     }
   });
 
-  it('calls the strategy in order, and reduces only when asked', () => {
+  it('calls the strategy in order, and says for which pass and whether it is the last', () => {
     const setup = make();
     const calls: string[] = [];
     const strategy: Strategy = {
-      gather: (k) => calls.push(`g${k}`),
-      release: (k) => calls.push(`r${k}`),
-      reduce: (k) => calls.push(`R${k}`),
-      finish: async () => {},
+      ...alone,
+      gather: (k, pass) => calls.push(`g${k}${pass[0]}`),
+      release: (k, pass) => calls.push(`r${k}${pass[0]}`),
+      reduce: (k, last) => calls.push(`R${k}${last ? '' : '-'}`),
     };
+    const taken = () => calls.splice(0).join(' ');
     const segments = segmentsOf(setup.model);
-    const forward = 'g0 r0 g1 r1 g2 r2 g3 r3 g4 r4';
+    const forward = 'g0f r0f g1f r1f g2f r2f g3f r3f g4f r4f';
+    const step = `${forward} g4b R4 r4b g3b R3 r3b g2b R2 r2b g1b R1 r1b g0b R0 r0b`;
+    const early = step.replace(/R\d/g, (call) => `${call}-`);
     runSegments(segments, setup.model.inputs(setup.ids), setup.lossOf, { strategy });
-    expect(calls.join(' ')).toBe(`${forward} g4 R4 r4 g3 R3 r3 g2 R2 r2 g1 R1 r1 g0 R0 r0`);
-    calls.length = 0;
+    expect(taken()).toBe(step);
     skipSegments(segments, strategy);
-    expect(calls.join(' ')).toBe(`${forward} g4 R4 r4 g3 R3 r3 g2 R2 r2 g1 R1 r1 g0 R0 r0`);
-    calls.length = 0;
-    runSegments(segments, setup.model.inputs(setup.ids), setup.lossOf, { strategy, reduce: false });
-    expect(calls.filter((c) => c.startsWith('R'))).toEqual([]);
+    expect(taken()).toBe(step);
+    skipSegments(segments, strategy, false);
+    expect(taken()).toBe(early);
+    runSegments(segments, setup.model.inputs(setup.ids), setup.lossOf, { strategy, last: false });
+    expect(taken()).toBe(early);
+    forwardSegments(segments, setup.model.inputs(setup.ids), strategy);
+    expect(taken()).toBe(forward.replace(/f/g, 'e'));
   });
 
   it('leaves no tensor behind but gradients and the loss', () => {
@@ -159,10 +165,8 @@ describe('runSegments', () => {
     const setup = make();
     const bytes: number[] = [];
     const strategy: Strategy = {
-      gather() {},
-      release() {},
+      ...alone,
       reduce: () => bytes.push(memory.stats().handles),
-      finish: async () => {},
     };
     runSegments(segmentsOf(setup.model), setup.model.inputs(setup.ids), setup.lossOf, { strategy });
     for (let i = 1; i < bytes.length; i++) expect(bytes[i]).toBeLessThan(bytes[i - 1]!);

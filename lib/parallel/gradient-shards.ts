@@ -1,0 +1,279 @@
+// The gradients of sharded units: full gradients are copied into a bucket, the bucket is reduced and scattered, and each
+// rank keeps the sums of its own shard.
+//
+// States of a bucket: free -> scattering (reduce-scatter over the ranks of the shards) -> summing (hybrid only: all-reduce
+// of the shard's part over its replicas) -> free. There are two buckets of a kind, so that one is filled while the other is
+// on its way. Where both are, the launch waits for the older. A bucket holds the same piece of every rank's shard:
+// whole (size, n), of which rank r receives row r.
+import { type DType, dtypeBytes, keep, noGrad, ops, scope, type Tensor, tensor, zeros } from '../core/index.js';
+import type { Group, Work } from '../dist/index.js';
+import type { ShardedUnit } from './sharded-unit.js';
+
+/** How gradients travel. */
+export interface ReductionOptions {
+  readonly op: 'sum' | 'avg';
+  /** The most bytes that travel together. */
+  readonly bucketBytes: number;
+  /** In which dtype they travel; default: their own. */
+  readonly dtype?: DType;
+}
+
+/** Elements of one slot that go to one place of a bucket. */
+interface Copy {
+  readonly slot: number;
+  readonly start: number;
+  count: number;
+  readonly at: number;
+}
+
+/** A piece [from, from + n) of every shard of a unit. */
+interface Chunk {
+  readonly from: number;
+  readonly n: number;
+  readonly copies: readonly Copy[];
+  /** Places of the bucket that no parameter fills: [at, count]. */
+  readonly padding: readonly (readonly [number, number])[];
+}
+
+interface UnitState {
+  readonly unit: ShardedUnit;
+  readonly chunks: readonly Chunk[];
+  /** This rank's sums of the step under way (shardSize); made at the first reduction. */
+  sum: Tensor | null;
+  /** Whether `sum` has gradients of this step. */
+  holds: boolean;
+  /** Which slots had a gradient on this rank in this step. */
+  readonly had: boolean[];
+}
+
+interface Bucket {
+  readonly whole: Tensor; // (size * most)
+  readonly received: Tensor; // (most)
+  flight: Flight | null;
+}
+
+interface Flight {
+  readonly bucket: Bucket;
+  readonly state: UnitState;
+  readonly chunk: Chunk;
+  /** Where the rank's row arrives: its place in the sum, or the bucket's own memory to be added to it. */
+  readonly target: Tensor; // (n)
+  readonly adds: boolean;
+  work: Work;
+  hop: 'scattering' | 'summing';
+}
+
+const BUCKETS_OF_A_KIND = 2;
+
+export class GradientShards {
+  readonly #states: readonly UnitState[];
+  readonly #group: Group;
+  readonly #replicas: Group | null;
+  readonly #options: ReductionOptions;
+  readonly #buckets = new Map<string, Bucket[]>();
+  readonly #flights: Flight[] = []; // in the order of launch, which is the same on every rank
+
+  /** `replicas`: the ranks that hold the same shards, whose sums are added too. */
+  constructor(units: readonly ShardedUnit[], group: Group, replicas: Group | null, options: ReductionOptions) {
+    this.#group = group;
+    this.#replicas = replicas;
+    this.#options = options;
+    this.#states = units
+      .filter(({ plan }) => plan.trains)
+      .map((unit) => {
+        const bytes = dtypeBytes(this.#wireDtype(unit));
+        const most = Math.floor(options.bucketBytes / bytes / group.size);
+        const chunks = chunksOf(unit, group.size, Math.max(1, Math.min(most, unit.shardSize)));
+        return { unit, chunks, sum: null, holds: false, had: unit.plan.slots.map(() => false) };
+      });
+  }
+
+  /** Starts to reduce the gradients of the units whose last reader is segment k, and drops them. */
+  reduce(k: number): void {
+    for (const state of this.#states) if (state.unit.plan.readyAt === k) this.#launch(state);
+  }
+
+  #launch(state: UnitState): void {
+    noGrad(() =>
+      scope(() => {
+        const { slots } = state.unit.plan;
+        const gradients = slots.map(({ parameter }) => {
+          const { grad } = parameter;
+          return grad === null ? null : ops.reshape(grad, [-1]);
+        });
+        for (const [i, gradient] of gradients.entries()) if (gradient !== null) state.had[i] = true;
+        const adds = state.holds;
+        for (const chunk of state.chunks) this.#send(state, chunk, gradients, adds);
+        state.holds = true;
+        for (const { parameter } of slots) parameter.grad = null;
+      }),
+    );
+  }
+
+  #send(state: UnitState, chunk: Chunk, gradients: readonly (Tensor | null)[], accumulates: boolean): void {
+    const bucket = this.#freeBucket(state.unit);
+    const whole = ops.narrow(bucket.whole, 0, 0, this.#group.size * chunk.n);
+    const present = chunk.copies.filter(({ slot }) => gradients[slot] !== null);
+    const missing = chunk.copies.filter(({ slot }) => gradients[slot] === null);
+    const empty = [...chunk.padding, ...missing.map(({ at, count }) => [at, count] as const)];
+    if (empty.length > 0) ops._foreach_zero_(empty.map(([at, count]) => ops.narrow(whole, 0, at, count)));
+    if (present.length > 0) {
+      ops._foreach_copy_(
+        present.map(({ at, count }) => ops.narrow(whole, 0, at, count)),
+        present.map(({ slot, start, count }) => ops.narrow(gradients[slot]!, 0, start, count)),
+      );
+    }
+    const sum = this.#sumOf(state);
+    const adds = accumulates || sum.dtype !== bucket.received.dtype;
+    if (adds && !accumulates) ops.zero_(ops.narrow(sum, 0, chunk.from, chunk.n));
+    const target = keep(adds ? ops.narrow(bucket.received, 0, 0, chunk.n) : ops.narrow(sum, 0, chunk.from, chunk.n));
+    const work = this.#group.reduceScatter(target, whole, this.#options.op);
+    bucket.flight = { bucket, state, chunk, target, adds, work, hop: 'scattering' };
+    this.#flights.push(bucket.flight);
+    this.#advance();
+  }
+
+  #wireDtype({ shard }: ShardedUnit): DType {
+    return this.#options.dtype ?? shard.dtype;
+  }
+
+  /** This rank's sums of a unit. Half-precision gradients that travel in float32 are kept so. */
+  #sumOf(state: UnitState): Tensor {
+    const { shard, shardSize } = state.unit;
+    const isHalf = shard.dtype === 'bfloat16' || shard.dtype === 'float16';
+    const dtype = isHalf && this.#options.dtype === 'float32' ? 'float32' : shard.dtype;
+    state.sum ??= keep(zeros([shardSize], { dtype, device: shard.device }));
+    return state.sum;
+  }
+
+  /** A bucket for the unit's kind; where none is free, the oldest is waited for. */
+  #freeBucket(unit: ShardedUnit): Bucket {
+    const dtype = this.#wireDtype(unit);
+    const { device } = unit.shard;
+    const kind = `${dtype} ${device}`;
+    let buckets = this.#buckets.get(kind);
+    if (buckets === undefined) {
+      const alike = this.#states.filter((s) => this.#wireDtype(s.unit) === dtype && s.unit.shard.device === device);
+      const most = Math.max(...alike.flatMap(({ chunks }) => chunks.map(({ n }) => n)));
+      buckets = Array.from({ length: BUCKETS_OF_A_KIND }, () => ({
+        whole: keep(ops.empty([this.#group.size * most], { dtype, device })),
+        received: keep(ops.empty([most], { dtype, device })),
+        flight: null,
+      }));
+      this.#buckets.set(kind, buckets);
+    }
+    while (true) {
+      const free = buckets.find(({ flight }) => flight === null);
+      if (free !== undefined) return free;
+      this.#flights[0]!.work.wait();
+      this.#advance();
+    }
+  }
+
+  /** Takes every operation that is complete one hop on, oldest first, so that hops begin in one order on all ranks. */
+  #advance(): void {
+    const flights = this.#flights;
+    if (this.#replicas !== null) {
+      for (const flight of flights) {
+        if (flight.hop === 'summing') continue;
+        if (!flight.work.isCompleted) break;
+        flight.work.wait(); // throws if it failed; with NCCL, orders the streams
+        flight.work = this.#replicas.allReduce(flight.target, this.#options.op);
+        flight.hop = 'summing';
+      }
+    }
+    const lastHop = this.#replicas === null ? 'scattering' : 'summing';
+    while (flights[0] !== undefined && flights[0].hop === lastHop && flights[0].work.isCompleted) {
+      flights[0].work.wait();
+      land(flights.shift()!);
+    }
+  }
+
+  /** Waits for all sums of the step and hands them to the parts. A parameter without a gradient on any rank has none. */
+  async finish(): Promise<void> {
+    while (this.#flights.length > 0) {
+      await this.#flights[0]!.work.done();
+      this.#advance();
+    }
+    const had = await this.#anywhere(this.#states.flatMap((state) => state.had));
+    let i = 0;
+    for (const state of this.#states) {
+      for (const [slot, { tensor: part, start }] of state.unit.parts.entries()) {
+        if (!had[i++] || part.numel === 0 || state.sum === null) {
+          part.grad = null;
+          continue;
+        }
+        const begin = state.unit.plan.slots[slot]!.offset + start - this.#group.rank * state.unit.shardSize;
+        scope(() => {
+          part.grad = ops.narrow(state.sum!, 0, begin, part.numel);
+        });
+      }
+      state.holds = false;
+      state.had.fill(false);
+    }
+  }
+
+  /** Which of this rank's yes and no is yes on any rank. */
+  async #anywhere(local: readonly boolean[]): Promise<boolean[]> {
+    const device = this.#states[0]?.unit.shard.device ?? 'cpu';
+    const counts = keep(scope(() => ops._to_copy(flags(local), { device })));
+    try {
+      for (const group of [this.#group, ...(this.#replicas ? [this.#replicas] : [])]) {
+        await group.allReduce(counts, 'max').done();
+      }
+      return Array.from((await counts.data()) as Int32Array, (count) => count > 0);
+    } finally {
+      counts.dispose();
+    }
+  }
+
+  dispose(): void {
+    for (const state of this.#states) {
+      state.sum?.dispose();
+      state.sum = null;
+    }
+    for (const { whole, received } of [...this.#buckets.values()].flat()) {
+      whole.dispose();
+      received.dispose();
+    }
+    this.#buckets.clear();
+  }
+}
+
+/** The rank's part of a bucket is summed: into its place with it, and the bucket is free. */
+function land({ bucket, state, chunk, target, adds }: Flight): void {
+  if (adds) noGrad(() => scope(() => ops.add_(ops.narrow(state.sum!, 0, chunk.from, chunk.n), target)));
+  target.dispose();
+  bucket.flight = null;
+}
+
+function flags(values: readonly boolean[]): Tensor {
+  return tensor(Int32Array.from(values, Number));
+}
+
+/** Cuts every rank's shard into pieces of at most `most` elements, and finds what of each slot goes where. */
+function chunksOf({ plan, shardSize }: ShardedUnit, size: number, most: number): Chunk[] {
+  const chunks: Chunk[] = [];
+  for (let from = 0; from < shardSize; from += most) {
+    const n = Math.min(most, shardSize - from);
+    const copies: Copy[] = [];
+    const padding: [number, number][] = [];
+    for (let rank = 0; rank < size; rank++) {
+      const [begin, end] = [rank * shardSize + from, rank * shardSize + from + n];
+      for (const [slot, { offset, numel }] of plan.slots.entries()) {
+        const [a, b] = [Math.max(begin, offset), Math.min(end, offset + numel)];
+        if (a >= b) continue;
+        const copy = { slot, start: a - offset, count: b - a, at: rank * n + a - begin };
+        const before = copies.at(-1);
+        const continues =
+          before?.slot === slot && before.start + before.count === copy.start && before.at + before.count === copy.at;
+        if (continues) before.count += copy.count;
+        else copies.push(copy);
+      }
+      const filled = Math.max(begin, Math.min(end, plan.numel));
+      if (filled < end) padding.push([rank * n + filled - begin, end - filled]);
+    }
+    chunks.push({ from, n, copies, padding });
+  }
+  return chunks;
+}

@@ -1,0 +1,133 @@
+// The memory of some parameters that are sharded together: one flat buffer of which the parameters are views, cut into
+// equal shards, one a rank.
+//
+// States of the flat buffer:
+//   released   (stage 3) its storage has no memory; only the shard, in memory of its own, holds values
+//   stale      (stages 1 and 2) the shards have new values, the others' parts of the buffer are old
+//   coming     an all-gather is filling it
+//   whole      every parameter can be read
+// start(): released or stale -> coming. complete(): -> whole. leave(): whole -> released, in stage 3. outdate(): whole ->
+// stale. The storage stays the same object, so that what autograd saved of a parameter finds its memory again; and a
+// parameter has a version counter of its own, so that autograd does not take a gather for an update.
+import { call, keep, noGrad, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
+import type { Group, Work } from '../dist/index.js';
+import type { BucketPlan } from './buckets.js';
+import type { Part } from './strategy.js';
+
+/** A shard is a multiple of this many elements, so that every rank's begins where vector instructions like it. */
+const ALIGNMENT = 16;
+
+/** How a unit's parameters come into its flat buffer. */
+export interface UnitOptions {
+  /** Whether the buffer has memory only while it is needed. */
+  readonly releases: boolean;
+  /** Over which groups, one after the other, rank 0's values are copied to the others first. */
+  readonly sources: readonly Group[];
+}
+
+export class ShardedUnit {
+  readonly plan: BucketPlan;
+  /** Elements of a shard; the last shards may end in padding, which is zero. */
+  readonly shardSize: number;
+  /** This rank's values (shardSize). */
+  readonly shard: Tensor;
+  /** What this rank holds of each slot; a slot of another rank's shard has an empty part. */
+  readonly parts: readonly Part[];
+  readonly #group: Group;
+  readonly #releases: boolean;
+  readonly #flat: Tensor; // (size * shardSize)
+  readonly #bytes: number;
+  #work: Work | null = null;
+  #whole = true;
+  /** The segments that asked for it and have not left it. */
+  readonly #wantedBy = new Set<number>();
+
+  /** Collective. Moves the parameters of `plan` into the flat buffer; the parameters stay the same Tensor objects. */
+  constructor(plan: BucketPlan, group: Group, { releases, sources }: UnitOptions) {
+    this.plan = plan;
+    this.#group = group;
+    this.#releases = releases;
+    this.shardSize = Math.ceil(plan.numel / group.size / ALIGNMENT) * ALIGNMENT;
+    const { shardSize } = this;
+    const { dtype, device } = plan.slots[0]!.parameter;
+    const [flat, shard, parts] = keep(
+      noGrad(() =>
+        scope(() => {
+          const flat = ops.empty([shardSize * group.size], { dtype, device });
+          for (const { parameter, offset, numel } of plan.slots) {
+            const home = ops.view(ops.narrow(flat, 0, offset, numel), parameter.shape);
+            ops.copy_(home, parameter);
+            call('aten::set_data', parameter, home); // its old memory goes
+          }
+          ops.zero_(ops.narrow(flat, 0, plan.numel, flat.numel - plan.numel));
+          for (const ranks of sources) ranks.broadcast(flat).wait();
+          const own = ops.narrow(flat, 0, group.rank * shardSize, shardSize);
+          const shard = releases ? ops.clone(own) : own;
+          const parts = plan.slots.map(({ offset, numel }) => {
+            const begin = group.rank * shardSize;
+            const from = Math.min(Math.max(begin, offset), offset + numel);
+            const to = Math.max(from, Math.min(begin + shardSize, offset + numel));
+            return {
+              tensor: ops.narrow(shard, 0, Math.min(Math.max(from - begin, 0), shardSize), to - from),
+              start: from - offset,
+            };
+          });
+          return [flat, shard, parts] as const;
+        }),
+      ),
+    );
+    this.#flat = flat;
+    this.shard = shard;
+    this.parts = parts;
+    this.#bytes = flat.storageBytes;
+    if (releases) this.#release();
+  }
+
+  /** Segment k will need it: begins to gather, unless it is whole or coming. Every rank alike. */
+  start(k: number): void {
+    this.#wantedBy.add(k);
+    if (this.#whole || this.#work !== null) return;
+    if (this.#releases) call('shardloop::resize_storage_', this.#flat, this.#bytes);
+    this.#work = this.#group.allGather(this.#flat, this.shard);
+  }
+
+  /** Waits until it is whole. Throws COLLECTIVE_FAILED as the gather does. */
+  complete(): void {
+    if (this.#whole) return;
+    if (this.#work === null) throw new ShardloopError('BAD_ARGUMENT', 'complete() came before start()');
+    this.#work.wait();
+    this.#work = null;
+    this.#whole = true;
+  }
+
+  /** Segment k has run. */
+  leave(k: number): void {
+    this.#wantedBy.delete(k);
+    if (!this.#releases || this.#wantedBy.size > 0 || !this.#whole) return;
+    this.#release();
+  }
+
+  /** The shards have new values. */
+  outdate(): void {
+    if (this.#work !== null) this.complete();
+    if (!this.#whole) return;
+    if (this.#releases) this.#release();
+    else this.#whole = false;
+  }
+
+  /** Whether its gather is on the way. */
+  get isComing(): boolean {
+    return this.#work !== null;
+  }
+
+  #release(): void {
+    call('shardloop::resize_storage_', this.#flat, 0);
+    this.#whole = false;
+  }
+
+  /** Frees the buffers. */
+  dispose(): void {
+    for (const { tensor } of this.parts) tensor.dispose();
+    for (const t of [this.shard, this.#flat]) t.dispose();
+  }
+}

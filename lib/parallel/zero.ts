@@ -1,0 +1,127 @@
+// ZeRO (Rajbhandari et al., arXiv 1910.02054): every rank sees other records, and the states of training are sharded over
+// the ranks. A rank updates its own part of each parameter, and so holds masters and moments for that part alone.
+//   stage 1   gradients add up whole on each rank; behind the last micro-batch each rank receives the sums of its part
+//   stage 2   each micro-batch's gradients go to the ranks that own them, and are dropped
+//   stage 3   so do the parameters: a segment's are gathered before it runs and released behind it
+// Under stages 1 and 2 the parameters that the other ranks updated are fetched when a segment first needs them, so that
+// this overlaps with the next step's forward, as the gathers of stage 3 do. With `replicas` (hybrid sharding) the shards
+// live once in each node, and their gradients are summed over the nodes.
+import { type DType, ShardloopError, type Tensor } from '../core/index.js';
+import type { Group } from '../dist/index.js';
+import type { Segment } from '../nn/index.js';
+import { checkAlike } from './alike.js';
+import { planBuckets } from './buckets.js';
+import { GradientShards } from './gradient-shards.js';
+import { replicate } from './replicate.js';
+import { ShardedUnit } from './sharded-unit.js';
+import { alone, type Part, type Pass, type Strategy } from './strategy.js';
+
+/** Options of {@link zero}. */
+export interface ZeroOptions {
+  /** What is sharded: 1 the optimizer's states, 2 gradients too, 3 parameters too. */
+  stage: 1 | 2 | 3;
+  /** Hybrid sharding: the ranks that hold the same shards as this one, such as the axis 'replicate' of a mesh. */
+  replicas?: Group;
+  /** The most bytes of gradients that travel together. Default: 4 MiB with Gloo, 25 MiB with NCCL. */
+  bucketBytes?: number;
+  /** In which dtype gradients travel and, for half-precision parameters, are kept: their own (default) or 'float32'; 'bfloat16' halves the traffic of float32 ones. */
+  reduceDtype?: 'float32' | 'bfloat16';
+  /** Default 'sum': each rank's loss is its share of the global batch's. 'avg' where each rank's loss is a mean of its own. */
+  op?: 'sum' | 'avg';
+  /** Whether rank 0's parameters are copied to the others first. Default true. */
+  broadcast?: boolean;
+  /** How many segments ahead parameters are fetched. Default 1. */
+  prefetch?: number;
+}
+
+const MIB = 1024 * 1024;
+
+/**
+ * The strategy that shards the states of training over `group`. The parameters stay the same Tensor objects; after
+ * {@link Strategy.part} optimizers work on parts of them. Under stage 3 a parameter can be read only while its segment
+ * runs, and in {@link Strategy.whole}; frozen parameters are sharded too. With a group of one it does nothing.
+ * Throws BAD_ARGUMENT for options that make no sense, and when the ranks' parameters do not match. Collective.
+ */
+export function zero(segments: readonly Segment[], group: Group, options: ZeroOptions): Strategy {
+  const { replicas, op = 'sum', broadcast = true, prefetch = 1 } = options;
+  const { bucketBytes = (group.backend === 'nccl' ? 25 : 4) * MIB } = options;
+  const stage = checkOptions(group, options, { bucketBytes, prefetch });
+  const many = replicas !== undefined && replicas.size > 1 ? replicas : null;
+  if (group.size === 1) return many === null ? alone : replicate(segments, many, { op, broadcast, bucketBytes });
+
+  const releases = stage === 3;
+  const plans = releases
+    ? planBuckets(segments, { bytes: Number.POSITIVE_INFINITY, bySegment: true, frozen: true })
+    : planBuckets(segments, { bytes: bucketBytes });
+  for (const ranks of many === null ? [group] : [many, group]) checkAlike('zero', plans, ranks);
+  const sources = broadcast ? (many === null ? [group] : [many, group]) : [];
+  const units = plans.map((plan) => new ShardedUnit(plan, group, { releases, sources }));
+  const dtype: DType | undefined = options.reduceDtype;
+  const gradients = new GradientShards(units, group, many, { op, bucketBytes, dtype });
+  const parts = new Map<Tensor, Part>();
+  for (const { plan, parts: own } of units) {
+    for (const [i, { parameter }] of plan.slots.entries()) parts.set(parameter, own[i]!);
+  }
+  const unitsOf = segments.map((_, k) => units.filter(({ plan }) => plan.segments.includes(k)));
+  const head = segments.length - 1;
+
+  const start = (k: number): void => {
+    for (const unit of unitsOf[k] ?? []) unit.start(k);
+  };
+  return {
+    gather(k: number, pass: Pass) {
+      start(k);
+      for (let ahead = 1; ahead <= prefetch; ahead++) start(pass === 'backward' ? k - ahead : k + ahead);
+      for (const unit of unitsOf[k]!) unit.complete();
+    },
+    release(k: number, pass: Pass) {
+      if (pass === 'forward' && k === head) return; // its backward comes at once
+      for (const unit of unitsOf[k]!) unit.leave(k);
+    },
+    reduce(k: number, last: boolean) {
+      if (stage > 1 || last) gradients.reduce(k);
+    },
+    finish: () => gradients.finish(),
+    part(parameter: Tensor): Part {
+      return parts.get(parameter) ?? { tensor: parameter, start: 0 };
+    },
+    sumOverParts: (value: number) => group.sum(value),
+    updated() {
+      for (const unit of units) unit.outdate();
+    },
+    async whole<T>(fn: () => T | Promise<T>): Promise<T> {
+      for (const unit of units) unit.start(WHOLE);
+      for (const unit of units) unit.complete();
+      try {
+        return await fn();
+      } finally {
+        for (const unit of units) unit.leave(WHOLE);
+      }
+    },
+    dispose() {
+      gradients.dispose();
+      for (const unit of units) unit.dispose();
+    },
+  };
+}
+
+/** Stands for a segment that needs every unit. */
+const WHOLE = -1;
+
+function checkOptions(
+  group: Group,
+  { stage, op = 'sum', reduceDtype, replicas }: ZeroOptions,
+  { bucketBytes, prefetch }: { bucketBytes: number; prefetch: number },
+): 1 | 2 | 3 {
+  const refuse = (what: string, received: unknown): ShardloopError =>
+    new ShardloopError('BAD_ARGUMENT', `zero: expected ${what}, received ${String(received)}`);
+  if (stage !== 1 && stage !== 2 && stage !== 3) throw refuse('stage to be 1, 2 or 3', stage);
+  if (op !== 'sum' && op !== 'avg') throw refuse("op to be 'sum' or 'avg'", op);
+  if (reduceDtype !== undefined && reduceDtype !== 'float32' && reduceDtype !== 'bfloat16') {
+    throw refuse("reduceDtype to be 'float32' or 'bfloat16'", reduceDtype);
+  }
+  if (!(bucketBytes > 0)) throw refuse('bucketBytes to be positive', bucketBytes);
+  if (!Number.isSafeInteger(prefetch) || prefetch < 0) throw refuse('prefetch to be a whole number from 0', prefetch);
+  if (replicas === group) throw refuse('replicas to be another group than that of the shards', 'the same');
+  return stage;
+}

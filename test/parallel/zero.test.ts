@@ -1,0 +1,241 @@
+// ZeRO over real processes: ten AdamW steps of every stage give the parameters of one process that sees the whole batch,
+// whatever the split into ranks, micro-batches, buckets and replicas.
+import { describe, expect, it } from 'vitest';
+import { createGroup } from '../../lib/dist/index.js';
+import { Linear, segment } from '../../lib/nn/index.js';
+import { alone, zero } from '../../lib/parallel/index.js';
+import { runRanks } from '../dist/ranks.js';
+import { MODEL } from './small-model.js';
+
+const STEPS = `
+/** AdamW steps over all records, shared out over the ranks; the whole parameters at the end. */
+async function train(options, { dtype = 'float64', micro = 1, clip = 0, checkpointing = 'none', steps = 10 } = {}) {
+  const model = build(options === null ? 0 : rank, dtype); // rank 0's parameters count
+  const strategy = options === null ? parallel.alone : parallel.zero(model.segments, options.group ?? group, options);
+  const named = model.parameters.map((p, i) => ['p' + i, p]);
+  const own = parallel.partsOf(strategy, [...named, ['unused', model.unused], ['empty', model.empty]]);
+  const optimizer = new optim.AdamW({ params: own, lr: 0.05, weightDecay: 0.1 });
+  const mine = options === null ? records : records.filter((_, i) => i % (size + 1) % size === rank); // uneven
+  const per = Math.ceil(records.length / micro);
+  for (let i = 0; i < steps; i++) {
+    for (let m = 0; m < micro; m++) {
+      run(model, mine.slice(m * per, (m + 1) * per), { strategy, checkpointing, last: m === micro - 1 });
+    }
+    await strategy.finish();
+    if (clip > 0) {
+      const parts = own.map(([, t]) => t);
+      const norm = Math.sqrt(await strategy.sumOverParts(optim.gradNorm(parts) ** 2));
+      optimizer.step({ gradScale: optim.clipCoefficient(norm, clip) });
+    } else optimizer.step();
+    optimizer.zeroGrad();
+    strategy.updated();
+  }
+  const values = await strategy.whole(() => [...model.parameters, model.unused, model.empty].map((p) => p.dataSync()));
+  optimizer.dispose();
+  strategy.dispose();
+  return values;
+}
+const apart = (a, b) => Math.max(...a.flatMap((values, i) => Array.from(values, (v, j) => Math.abs(v - b[i][j]))));
+`;
+
+describe('zero', () => {
+  it.each([2, 3, 4])('equals one process on %i ranks in float64, for every stage and recipe', async (ranks) => {
+    const runs = await runRanks(
+      ranks,
+      `${MODEL}${STEPS}
+       const r = {};
+       const recipes = { plain: {}, micro: { micro: 2 }, clip: { clip: 0.1 }, checkpointed: { checkpointing: 'full' },
+         all: { micro: 3, clip: 0.1, checkpointing: 1 } };
+       for (const [name, recipe] of Object.entries(recipes)) {
+         const expected = await train(null, recipe);
+         for (const stage of [1, 2, 3]) r[name + ' ' + stage] = apart(await train({ stage }, recipe), expected);
+       }
+       const expected = await train(null);
+       for (const stage of [1, 3]) for (const bucketBytes of [1, 200])
+         r['buckets of ' + bucketBytes + ' ' + stage] = apart(await train({ stage, bucketBytes }), expected);
+       for (const prefetch of [0, 5]) r['prefetch ' + prefetch] = apart(await train({ stage: 3, prefetch }), expected);
+       report(r);
+       await group.destroy();`,
+    );
+    for (const { err, reports } of runs) {
+      expect(err).toBe('');
+      const results = Object.entries(reports[0] as Record<string, number>);
+      expect(results).toHaveLength(21);
+      // float64, ten steps: only the order of sums differs, magnified by Adam's division where a gradient is near zero.
+      for (const [name, distance] of results) expect(distance, name).toBeLessThan(1e-9);
+    }
+  });
+
+  it('shards within and replicates between: hybrid, on a mesh', async () => {
+    const runs = await runRanks(
+      4,
+      `${MODEL}${STEPS}
+       const r = {};
+       const expected = await train(null, { micro: 2, clip: 0.1 });
+       for (const shape of [{ replicate: 2, shard: 2 }, { replicate: 4, shard: 1 }, { replicate: 1, shard: 4 }]) {
+         const mesh = await dist.mesh(group, shape);
+         for (const stage of [1, 2, 3]) {
+           const options = { stage, group: mesh.group('shard'), replicas: mesh.group('replicate'), bucketBytes: 100 };
+           r[JSON.stringify(shape) + stage] = apart(await train(options, { micro: 2, clip: 0.1 }), expected);
+         }
+         await mesh.destroy();
+       }
+       report(r);
+       await group.destroy();`,
+    );
+    for (const { err, reports } of runs) {
+      expect(err).toBe('');
+      const results = Object.entries(reports[0] as Record<string, number>);
+      expect(results).toHaveLength(9);
+      for (const [name, distance] of results) expect(distance, name).toBeLessThan(1e-9);
+    }
+  });
+
+  it('holds a share of the parameters under stage 3, frozen ones included, and says so when one is read', async () => {
+    const runs = await runRanks(
+      2,
+      `const { ops } = core;
+       class Layer extends nn.Module {
+         constructor() { super(); this.base = nn.parameter(core.ones([64, 64])); this.base.requiresGrad = false;
+           this.down = nn.parameter(core.ones([64, 2])); }
+         forward(x) { return ops.add(ops.matmul(x, this.base), ops.matmul(ops.matmul(x, this.down), ops.t(this.down))); }
+       }
+       const group = await dist.init({ timeoutSeconds: 30 });
+       const layers = Array.from({ length: 8 }, () => new Layer());
+       const segments = layers.map((l, i) => nn.segment('l' + i, [l], ([x]) => [l.forward(x)]));
+       const whole = core.memory.stats().bytes;
+       const strategy = parallel.zero(segments, group, { stage: 3 });
+       const held = core.memory.stats().bytes;
+       const unreadable = refusal(() => layers[0].base.dataSync());
+       const most = [];
+       const watch = { ...strategy, reduce(k, last) { most.push(core.memory.stats().bytes - held); strategy.reduce(k, last); } };
+       const x = core.ones([1, 64]);
+       parallel.runSegments(segments, [x], ([y]) => ops.sum(y), { strategy: watch }).dispose();
+       await strategy.finish();
+       const parts = layers.map((l) => strategy.part(l.down));
+       const grads = parts.map(({ tensor }) => tensor.grad?.numel);
+       const readable = await strategy.whole(() => layers[3].base.dataSync().length);
+       const after = core.memory.stats().bytes;
+       report({ whole, held, unreadable, most: Math.max(...most), grads, starts: parts.map((p) => p.start), readable,
+         frozen: strategy.part(layers[0].base).tensor.numel, base: layers[0].base.grad });
+       await group.destroy();`,
+    );
+    for (const [rank, { err, reports }] of runs.entries()) {
+      expect(err).toBe('');
+      const { whole, held, most, ...rest } = reports[0]! as Record<string, number>;
+      expect(rest).toEqual({
+        unreadable: expect.stringContaining('storage'),
+        grads: Array(8).fill(64),
+        starts: Array(8).fill(64 * rank),
+        readable: 64 * 64,
+        frozen: 32 * 64,
+        base: null,
+      });
+      expect(held).toBe(whole! / 2);
+      // Two segments' parameters are there at a time: the one that runs and the one that is fetched.
+      expect(most).toBeLessThan(2.5 * (whole! / 8));
+    }
+  });
+
+  it('reduces in the dtype that is asked for, and averages', async () => {
+    const runs = await runRanks(
+      2,
+      `${MODEL}
+       const r = {};
+       const gradients = async (dtype, options) => {
+         const model = build(0, dtype);
+         const strategy = parallel.zero(model.segments, group, { stage: 2, ...options });
+         const before = group.traffic.get('reduce_scatter')?.bytes ?? 0;
+         for (const p of model.parameters) p.grad = core.full(p.shape, 1 + 2 ** -7 + rank * 2 ** -8, { dtype });
+         parallel.skipSegments(model.segments, strategy);
+         await strategy.finish();
+         const { tensor } = model.parameters.map((p) => strategy.part(p)).find((part) => part.tensor.numel > 0);
+         const result = [tensor.dtype, tensor.grad?.dtype, tensor.grad && core.noGrad(() => ops._to_copy(tensor.grad, { dtype: 'float64' })).toArray()[0],
+           group.traffic.get('reduce_scatter').bytes - before];
+         strategy.dispose();
+         return result;
+       };
+       r.own = await gradients('float32', {});
+       r.half = await gradients('float32', { reduceDtype: 'bfloat16' });
+       r.bf16 = await gradients('bfloat16', {});
+       r.up = await gradients('bfloat16', { reduceDtype: 'float32' });
+       r.avg = await gradients('float32', { op: 'avg' });
+       report(r);
+       await group.destroy();`,
+    );
+    for (const { err, reports } of runs) {
+      expect(err).toBe('');
+      const { own, half, bf16, up, avg } = reports[0] as Record<string, [string, string, number, number]>;
+      const sum = 2 + 2 ** -6 + 2 ** -8;
+      expect(own!.slice(0, 3)).toEqual(['float32', 'float32', sum]);
+      // In bfloat16 rank 1's value is 1 + 2^-6 already (ties go to even), and so is the sum rounded.
+      expect(half!.slice(0, 3)).toEqual(['float32', 'float32', 2 + 2 ** -5]);
+      expect(bf16!.slice(0, 3)).toEqual(['bfloat16', 'bfloat16', 2 + 2 ** -5]);
+      expect(up!.slice(0, 3)).toEqual(['bfloat16', 'float32', 2 + 3 * 2 ** -7]);
+      expect(avg![2]).toBe(sum / 2);
+      expect(half![3]).toBe(own![3] / 2);
+      expect(up![3]).toBe(bf16![3] * 2);
+    }
+  });
+
+  it('takes parameters of several dtypes, leaves memory flat, and refuses what makes no sense', async () => {
+    const runs = await runRanks(
+      2,
+      `${MODEL}
+       const grown = {};
+       for (const stage of [1, 2, 3]) {
+         const model = build(0);
+         const extra = nn.parameter(core.ones([3], { dtype: 'float64' }));
+         model.segments[1].modules.push(new Part({ extra }));
+         const strategy = parallel.zero(model.segments, group, { stage });
+         const once = async () => {
+           core.scope(() => { extra.grad = core.ones([3], { dtype: 'float64' }); });
+           run(model, records.slice(rank * 3, rank * 3 + 3), { strategy });
+           await strategy.finish();
+           for (const p of model.parameters) strategy.part(p).tensor.grad = null;
+           strategy.updated();
+         };
+         await once();
+         await once();
+         const { handles, bytes } = core.memory.stats();
+         for (let i = 0; i < 10; i++) await once();
+         const after = core.memory.stats();
+         grown[stage] = [after.handles - handles, after.bytes - bytes, strategy.part(extra).tensor.dtype];
+         strategy.dispose();
+       }
+       const { segments } = build(0);
+       const refused = (options) => refusal(() => parallel.zero(segments, group, options));
+       const refusals = [{ stage: 4 }, { stage: 1, bucketBytes: 0 }, { stage: 1, prefetch: -1 }, { stage: 1, op: 'max' },
+         { stage: 1, reduceDtype: 'int8' }, { stage: 2, replicas: group }].map(refused);
+       const model = build(0);
+       if (rank === 1) model.frozen.requiresGrad = true;
+       refusals.push(refusal(() => parallel.zero(model.segments, group, { stage: 3 })));
+       report({ grown, refusals });
+       await group.destroy();`,
+    );
+    for (const [rank, { err, reports }] of runs.entries()) {
+      expect(err).toBe('');
+      const flat = [0, 0, 'float64'];
+      expect(reports[0]!.grown).toEqual({ 1: flat, 2: flat, 3: flat });
+      expect(reports[0]!.refusals).toEqual([
+        'BAD_ARGUMENT: zero: expected stage to be 1, 2 or 3, received 4',
+        'BAD_ARGUMENT: zero: expected bucketBytes to be positive, received 0',
+        'BAD_ARGUMENT: zero: expected prefetch to be a whole number from 0, received -1',
+        "BAD_ARGUMENT: zero: expected op to be 'sum' or 'avg', received max",
+        "BAD_ARGUMENT: zero: expected reduceDtype to be 'float32' or 'bfloat16', received int8",
+        'BAD_ARGUMENT: zero: expected replicas to be another group than that of the shards, received the same',
+        expect.stringContaining(`[rank ${rank}/2] zero on group 'world': expected the same trainable parameters`),
+      ]);
+    }
+  });
+});
+
+describe('a group of one', () => {
+  it('needs no sharding', async () => {
+    const group = await createGroup({ rank: 0, size: 1 });
+    const layer = new Linear({ in: 2, out: 2 });
+    const segments = [segment('layer', [layer], ([x]) => [layer.forward(x!)])];
+    expect(zero(segments, group, { stage: 3 })).toBe(alone);
+    expect(alone.part(layer.weight)).toEqual({ tensor: layer.weight, start: 0 });
+  });
+});
