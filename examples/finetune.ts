@@ -29,7 +29,7 @@ const schedule = new optim.Schedule(optimizer, optim.linear({ warmup: 5, total: 
 const segments = nn.segmentsOf(model);
 const context = {
   ...{ segments, strategy: parallel.replicate(segments, group), group, optimizer },
-  ...{ parameters: trainable.map(([, t]) => t), clip: 1, checkpointing: 'none' as const },
+  ...{ parts: trainable.map(([, t]) => t), clip: 1, checkpointing: 'none' as const },
   precision: <T>(fn: () => T) => fn(),
 };
 

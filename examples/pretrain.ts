@@ -39,7 +39,7 @@ const schedule = new optim.Schedule(optimizer, optim.cosine({ warmup: 10, total:
 const segments = nn.segmentsOf(model); // embedding, blocks, head: gradients travel while the backward goes on
 const strategy = parallel.replicate(segments, group);
 const context = {
-  ...{ segments, strategy, group, optimizer, parameters: model.parameters() },
+  ...{ segments, strategy, group, optimizer, parts: model.parameters() },
   ...{ clip: 1, checkpointing: 'none' as const, precision: <T>(fn: () => T) => fn() },
 };
 

@@ -3,7 +3,7 @@
 //
 // States of a bucket: idle -> in flight (from reduce(k) behind its last gradient) -> idle (finish: the parameters'
 // gradients are views of its buffer from now on, until the optimizer drops them).
-import { keep, noGrad, ops, ShardloopError, scope, type Tensor, tensor, zeros } from '../core/index.js';
+import { type DType, keep, noGrad, ops, ShardloopError, scope, type Tensor, tensor, zeros } from '../core/index.js';
 import type { Group, Work } from '../dist/index.js';
 import type { Segment } from '../nn/index.js';
 import { checkAlike } from './alike.js';
@@ -14,6 +14,8 @@ import { alone, type Strategy } from './strategy.js';
 export interface ReplicateOptions {
   /** The most bytes of gradients that travel together. Default: 4 MiB with Gloo, 25 MiB with NCCL. */
   bucketBytes?: number;
+  /** In which dtype gradients travel: their own (default), 'float32', or 'bfloat16', which halves the traffic of float32 ones. */
+  reduceDtype?: 'float32' | 'bfloat16';
   /** Default 'sum': each rank's loss is its share of the global batch's. 'avg' where each rank's loss is a mean of its own. */
   op?: 'sum' | 'avg';
   /** Whether rank 0's trainable parameters are copied to the others first. Default true. */
@@ -28,15 +30,27 @@ const MIB = 1024 * 1024;
  * Throws BAD_ARGUMENT when the ranks' parameters do not match, or when finish() was left out.
  */
 export function replicate(segments: readonly Segment[], group: Group, options: ReplicateOptions = {}): Strategy {
-  const { op = 'sum', broadcast = true, bucketBytes = (group.backend === 'nccl' ? 25 : 4) * MIB } = options;
+  const {
+    op = 'sum',
+    broadcast = true,
+    reduceDtype,
+    bucketBytes = (group.backend === 'nccl' ? 25 : 4) * MIB,
+  } = options;
   if (!(bucketBytes > 0)) {
     throw new ShardloopError('BAD_ARGUMENT', `replicate: expected bucketBytes to be positive, received ${bucketBytes}`);
+  }
+  if (reduceDtype !== undefined && reduceDtype !== 'float32' && reduceDtype !== 'bfloat16') {
+    const received = String(reduceDtype);
+    throw new ShardloopError(
+      'BAD_ARGUMENT',
+      `replicate: expected reduceDtype to be 'float32' or 'bfloat16', received ${received}`,
+    );
   }
   if (group.size === 1) return alone;
   const plans = planBuckets(segments, { bytes: bucketBytes });
   checkAlike('replicate', plans, group);
   if (broadcast) for (const { slots } of plans) group.broadcast(slots.map((slot) => slot.parameter)).wait();
-  const buckets = plans.map((plan) => new Bucket(plan));
+  const buckets = plans.map((plan) => new Bucket(plan, reduceDtype));
   return {
     ...alone,
     reduce(k, last) {
@@ -60,8 +74,9 @@ class Bucket {
   readonly #counts: Tensor; // (slots)
   #work: Work | null = null;
 
-  constructor(plan: BucketPlan) {
-    const { dtype, device } = plan.slots[0]!.parameter;
+  constructor(plan: BucketPlan, reduceDtype?: DType) {
+    const { dtype: own, device } = plan.slots[0]!.parameter;
+    const dtype = reduceDtype ?? own;
     this.readyAt = plan.readyAt;
     this.#plan = plan;
     [this.#flat, this.#counts, this.#views] = keep(
@@ -111,7 +126,11 @@ class Bucket {
     await work.done();
     const counts = await this.#counts.data();
     for (const [i, { parameter }] of this.#plan.slots.entries()) {
-      parameter.grad = counts[i] === 0 ? null : this.#views[i]!;
+      const view = this.#views[i]!;
+      scope(() => {
+        if (counts[i] === 0) parameter.grad = null;
+        else parameter.grad = view.dtype === parameter.dtype ? view : ops._to_copy(view, { dtype: parameter.dtype });
+      });
     }
   }
 }

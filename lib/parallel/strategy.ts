@@ -32,8 +32,8 @@ export interface Strategy {
   sumOverParts(value: number): Promise<number>;
   /** The parts have new values: whole parameters are out of date. */
   updated(): void;
-  /** Runs `fn` while every parameter is whole. Collective. */
-  whole<T>(fn: () => T | Promise<T>): Promise<T>;
+  /** Runs `fn` while every parameter, or at least each of `parameters`, is whole. Collective. */
+  whole<T>(fn: () => T | Promise<T>, parameters?: Iterable<Tensor>): Promise<T>;
   /** Frees what the strategy holds. A model whose parameters it shards is of no use afterwards. */
   dispose(): void;
 }

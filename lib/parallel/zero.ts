@@ -89,13 +89,15 @@ export function zero(segments: readonly Segment[], group: Group, options: ZeroOp
     updated() {
       for (const unit of units) unit.outdate();
     },
-    async whole<T>(fn: () => T | Promise<T>): Promise<T> {
-      for (const unit of units) unit.start(WHOLE);
-      for (const unit of units) unit.complete();
+    async whole<T>(fn: () => T | Promise<T>, parameters?: Iterable<Tensor>): Promise<T> {
+      const wanted = parameters && new Set(parameters);
+      const held = units.filter(({ plan }) => !wanted || plan.slots.some(({ parameter }) => wanted.has(parameter)));
+      for (const unit of held) unit.start(WHOLE);
+      for (const unit of held) unit.complete();
       try {
         return await fn();
       } finally {
-        for (const unit of units) unit.leave(WHOLE);
+        for (const unit of held) unit.leave(WHOLE);
       }
     },
     dispose() {

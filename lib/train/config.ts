@@ -40,6 +40,20 @@ const training = {
     .enum(['fp32', 'bf16', 'bf16-autocast'])
     .default('fp32')
     .describe('fp32; bf16: bf16 weights, fp32 master of what trains; bf16-autocast: fp32 weights, bf16 products'),
+  zero: whole(0)
+    .max(3)
+    .default(0)
+    .describe('shard over the ranks: 0 nothing, 1 the optimizer, 2 gradients too, 3 parameters too (ZeRO)'),
+  shardRanks: whole(1)
+    .optional()
+    .describe('hybrid sharding: neighbouring ranks that share one set of shards (default: all ranks)'),
+  reduceDtype: z
+    .enum(['same', 'fp32', 'bf16'])
+    .default('same')
+    .describe('dtype in which gradients travel: their own, fp32, or bf16'),
+  bucketMb: positive()
+    .optional()
+    .describe('most MiB of gradients that travel together (default: 4 over Gloo, 25 over NCCL)'),
   checkpointing: z
     .union([z.enum(['none', 'full']), whole(1)])
     .default('none')

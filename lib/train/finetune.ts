@@ -33,14 +33,17 @@ export async function finetune(config: FinetuneOptions, options: RunOptions = {}
     await stopIfAsked(run);
 
     await describeRun(run);
-    const summary = await trainLoop(run, model, examples);
-
-    if (run.leads && !options.dryRun) {
-      summary.result = resultOf(run.config);
-      if (run.config.method === 'lora') await saveAdapter(model, summary.result, { baseModel: run.config.model });
-      else await saveModel(model, summary.result);
-      await tokenizer.save(summary.result, { chatTemplate: examples.template });
-    }
+    const path = resultOf(run.config);
+    const isAdapter = run.config.method === 'lora';
+    const summary = await trainLoop(run, model, examples, {
+      path,
+      parameters: isAdapter ? model.parameters().filter((t) => t.requiresGrad) : model.parameters(),
+      async write() {
+        if (isAdapter) await saveAdapter(model, path, { baseModel: run.config.model });
+        else await saveModel(model, path);
+        await tokenizer.save(path, { chatTemplate: examples.template });
+      },
+    });
     await describeRun(run, summary);
     model.dispose();
     return { rank: run.group.rank, summary };

@@ -6,7 +6,7 @@ import { BatchSource, type SequenceSet } from '../data/index.js';
 import type { GPT2LMHeadModel } from '../models/index.js';
 import { segmentsOf } from '../nn/index.js';
 import { Schedule } from '../optim/index.js';
-import { replicate } from '../parallel/index.js';
+import { partsOf } from '../parallel/index.js';
 import { Checkpoints } from './checkpoints.js';
 import { type Evaluation, evaluate } from './evaluate.js';
 import type { StepMetrics } from './metrics.js';
@@ -14,6 +14,7 @@ import { microBatches } from './micro-batch.js';
 import { makeOptimizer, makeSchedule } from './optimizer.js';
 import { planRun } from './plan.js';
 import { openSinks, type Run, seedStep, stopIfAsked, sumOverRanks } from './run.js';
+import { spread } from './spread.js';
 import { type StepContext, trainStep } from './step.js';
 import type { RunSummary } from './summary.js';
 import { StepTrace } from './trace.js';
@@ -29,11 +30,26 @@ export interface TrainingData {
   readonly skipped?: number;
 }
 
+/** What a run leaves behind beside checkpoints. */
+export interface TrainingResult {
+  /** Where. */
+  readonly path: string;
+  /** The parameters that it holds; they are whole while it is written. */
+  readonly parameters: readonly Tensor[];
+  /** Called on rank 0 after the last step. */
+  write(): Promise<void>;
+}
+
 /**
  * Train `model` until the run's last step (a dry run: one step). Only parameters that require a gradient train.
  * Throws INTERRUPTED after the checkpoint when the run's signal was aborted, NON_FINITE when the loss diverges.
  */
-export async function trainLoop(run: Run, model: GPT2LMHeadModel, data: TrainingData): Promise<RunSummary> {
+export async function trainLoop(
+  run: Run,
+  model: GPT2LMHeadModel,
+  data: TrainingData,
+  result: TrainingResult,
+): Promise<RunSummary> {
   const { config, group, device, options } = run;
   const { rank, size: worldSize } = group;
   const { microBatch, gradAccum, epochs, seed } = config;
@@ -43,13 +59,13 @@ export async function trainLoop(run: Run, model: GPT2LMHeadModel, data: Training
   });
   const total = Math.min(batches.totalSteps, config.maxSteps ?? Number.POSITIVE_INFINITY);
   const trainable = model.namedParameters().filter(([, t]) => t.requiresGrad);
-  const optimizer = makeOptimizer(trainable, config);
-  const schedule = new Schedule(optimizer, makeSchedule(config, total));
   const segments = segmentsOf(model);
+  const { strategy, close } = await spread(run, segments);
+  const optimizer = makeOptimizer(trainable, config, strategy);
+  const schedule = new Schedule(optimizer, makeSchedule(config, total));
   const context: StepContext = {
-    ...{ segments, group, optimizer, clip: config.clip, checkpointing: config.checkpointing },
-    strategy: replicate(segments, group),
-    parameters: trainable.map(([, t]) => t),
+    ...{ segments, strategy, group, optimizer, clip: config.clip, checkpointing: config.checkpointing },
+    parts: partsOf(strategy, trainable).map(([, part]) => part),
     precision: precisionOf(config.precision, device),
   };
   const checkpoints = new Checkpoints(run, { trainable, optimizer, schedule, batches });
@@ -63,7 +79,7 @@ export async function trainLoop(run: Run, model: GPT2LMHeadModel, data: Training
   const clock = startClock(before.seconds);
   const summary: RunSummary = {
     ...{ command: run.command, steps: before.step, tokens: before.tokens, seconds: 0, loss: Number.NaN },
-    ...{ ranks: worldSize, parameters: count(model.parameters()), trainable: count(context.parameters) },
+    ...{ ranks: worldSize, parameters: count(model.parameters()), trainable: count(trainable.map(([, t]) => t)) },
     firstLoss: before.firstLoss,
     evalLossBefore: before.step === 0 && !options.dryRun ? (await measure(stopEarly))?.loss : before.evalLossBefore,
     ...{ truncated: data.truncated, skipped: data.skipped },
@@ -107,12 +123,15 @@ export async function trainLoop(run: Run, model: GPT2LMHeadModel, data: Training
       if (last) break;
       await nextTurn(); // signals, timers and the caller's other work
     }
-    if (options.dryRun) summary.plan = planRun(run, model.parameters(), [...context.parameters], data, batches, total);
+    if (options.dryRun) summary.plan = planRun(run, model.parameters(), [...context.parts], data, batches, total);
+    else await strategy.whole(() => (run.leads ? result.write() : undefined), result.parameters);
   } finally {
     trace.cancel();
     await sinks.close();
     optimizer.dispose();
+    await close();
   }
+  if (run.leads && !options.dryRun) summary.result = result.path;
   summary.seconds = clock();
   return summary;
 }

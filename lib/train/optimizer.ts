@@ -14,13 +14,17 @@ import {
   SGD,
   wsd,
 } from '../optim/index.js';
+import { partsOf, type Strategy } from '../parallel/index.js';
 import type { TrainingConfig } from './config.js';
 
 type Groups = { params: [string, Tensor][]; weightDecay: number }[];
 
-/** The optimizer of what trains; half-precision parameters get fp32 masters. */
-export function makeOptimizer(named: [string, Tensor][], config: TrainingConfig): Optimizer {
-  const groups: Groups = decayGroups(named, { weightDecay: config.weightDecay });
+/** The optimizer of this rank's part of what trains; half-precision parameters get fp32 masters. */
+export function makeOptimizer(named: [string, Tensor][], config: TrainingConfig, strategy: Strategy): Optimizer {
+  const groups: Groups = decayGroups(named, { weightDecay: config.weightDecay }).map(({ params, weightDecay }) => ({
+    params: partsOf(strategy, params),
+    weightDecay,
+  }));
   if (config.precision !== 'bf16') return updateRule(groups, config);
   return new MasterWeights({ groups, optimizer: (masters) => updateRule(masters as Groups, config) });
 }

@@ -30,12 +30,12 @@ export async function pretrain(config: PretrainOptions, options: RunOptions = {}
     const model = makeModel(run.config, tokenizer, run.device);
 
     await describeRun(run);
-    const summary = await trainLoop(run, model, text);
-
-    if (run.leads && !options.dryRun) {
-      summary.result = join(run.config.out, 'model');
-      await saveModel(model, summary.result, { tokenizer });
-    }
+    const path = join(run.config.out, 'model');
+    const summary = await trainLoop(run, model, text, {
+      path,
+      parameters: model.parameters(),
+      write: () => saveModel(model, path, { tokenizer }),
+    });
     await describeRun(run, summary);
     model.dispose();
     return { rank: run.group.rank, summary };

@@ -3,7 +3,7 @@
 import { span, type Tensor } from '../core/index.js';
 import type { Group } from '../dist/index.js';
 import type { Carry, Segment } from '../nn/index.js';
-import { clipGradNorm, type Optimizer } from '../optim/index.js';
+import { clipCoefficient, gradNorm, type Optimizer } from '../optim/index.js';
 import { type Checkpointing, runSegments, type Strategy, skipSegments } from '../parallel/index.js';
 
 /** One micro-batch, ready for the segments. Its tensors are freed by the step. */
@@ -20,8 +20,8 @@ export interface StepContext {
   readonly strategy: Strategy;
   readonly group: Group;
   readonly optimizer: Optimizer;
-  /** The parameters that train; their gradients are clipped together. */
-  readonly parameters: readonly Tensor[];
+  /** What this rank updates of the parameters that train ({@link Strategy.part}); all gradients are clipped together. */
+  readonly parts: readonly Tensor[];
   /** Greatest norm of all gradients together; 0 does not clip. */
   readonly clip: number;
   readonly checkpointing: Checkpointing;
@@ -44,7 +44,7 @@ export interface StepResult {
  * gradient is not finite is not applied; the caller sees it in the result.
  */
 export async function trainStep(context: StepContext, batches: readonly (() => MicroBatch)[]): Promise<StepResult> {
-  const { segments, strategy, group, optimizer, parameters, clip, checkpointing, precision } = context;
+  const { segments, strategy, group, optimizer, parts, clip, checkpointing, precision } = context;
   let loss = 0;
   for (const [i, make] of batches.entries()) {
     const batch = make();
@@ -56,11 +56,14 @@ export async function trainStep(context: StepContext, batches: readonly (() => M
   if (batches.length === 0) skipSegments(segments, strategy);
   await strategy.finish();
 
-  const gradNorm = clipGradNorm(parameters, clip > 0 ? clip : Number.POSITIVE_INFINITY);
+  const norm = Math.sqrt(await strategy.sumOverParts(gradNorm(parts) ** 2));
   const globalLoss = await group.sum(loss);
   // Both numbers are the same on every rank, so all ranks skip together an update that would spread NaN.
-  if (Number.isFinite(globalLoss) && Number.isFinite(gradNorm))
-    span('compute', 'optimizer', undefined, () => optimizer.step());
+  if (Number.isFinite(globalLoss) && Number.isFinite(norm)) {
+    const gradScale = clip > 0 ? clipCoefficient(norm, clip) : 1;
+    span('compute', 'optimizer', undefined, () => optimizer.step({ gradScale }));
+    strategy.updated();
+  }
   optimizer.zeroGrad();
-  return { loss: globalLoss, gradNorm };
+  return { loss: globalLoss, gradNorm: norm };
 }

@@ -21,7 +21,7 @@ async function losses(device: string, dropout: number, checkpointing: Checkpoint
   const parameters = model.parameters();
   const context = {
     ...{ segments: segmentsOf(model), strategy: alone, optimizer: new AdamW({ params: parameters, lr: 1e-3 }) },
-    ...{ parameters, clip: 1, checkpointing, precision: <T>(fn: () => T) => fn() },
+    ...{ parts: parameters, clip: 1, checkpointing, precision: <T>(fn: () => T) => fn() },
     group: await createGroup({ rank: 0, size: 1, store: { inProcess: 'gpu' } }),
   };
   const lossOf = ([logits]: Carry): Tensor => scope(() => crossEntropy(ops.reshape(logits!, [64, V]), labels));
