@@ -1,8 +1,9 @@
 // `npm run bench [-- NAME...] [--json]`: runs the named benchmarks, or all. They measure the built package (dist).
 import { collectives } from './collectives.js';
 import { dispatch } from './dispatch.js';
+import { zero } from './zero.js';
 
-const BENCHMARKS: Record<string, (json: boolean) => Promise<unknown>> = { dispatch, collectives };
+const BENCHMARKS: Record<string, (json: boolean) => Promise<unknown>> = { dispatch, collectives, zero };
 
 const args = process.argv.slice(2);
 const json = args.includes('--json');

@@ -46,6 +46,14 @@ it('loop.ts learns, in about 20 lines', async () => {
   expect(code.length).toBeLessThanOrEqual(22);
 });
 
+it('zero3.ts learns on two ranks, on one page', async () => {
+  const cli = join('dist', 'cli', 'index.js');
+  const values = losses(await run(cli, 'launch', '--nproc-per-node', '2', 'examples/zero3.ts', '30'));
+  expect(values).toHaveLength(3);
+  expect(values.at(-1)!).toBeLessThan(values[0]!);
+  expect(readFileSync(join(root, 'examples/zero3.ts'), 'utf8').split('\n').length).toBeLessThan(60);
+});
+
 it('pretrain.ts on two ranks, then finetune.ts, then sample.ts', async () => {
   const model = join(folder, 'model');
   const cli = join('dist', 'cli', 'index.js');

@@ -1,0 +1,72 @@
+// Our side of bench/zero.ts: one rank of a training run. Arguments: the way (ddp, zero1, zero2, zero3), the model's
+// folder, its precision (fp32, bf16), rows a rank, tokens a row, rank, size, the port of the store. Commands on stdin:
+// `step N` answers the nanoseconds of one of N steps, `loss` the last loss, `memory` the peak of resident bytes.
+import { readFileSync } from 'node:fs';
+import { createInterface } from 'node:readline';
+import {
+  dist,
+  loadModel,
+  nn,
+  ops,
+  optim,
+  parallel,
+  scope,
+  setNumThreads,
+  type Tensor,
+  tensor,
+  trainStep,
+} from 'shardloop';
+
+const [way, folder, precision, ...numbers] = process.argv.slice(2) as [string, string, string, ...string[]];
+const [rows, length, rank, size, port] = numbers.map(Number) as [number, number, number, number, number];
+setNumThreads(1);
+const group = await dist.createGroup({
+  ...{ rank, size, store: { host: '127.0.0.1', port, serve: rank === 0 } },
+  oneHost: true,
+});
+const { model } = await loadModel(folder, { dtype: precision === 'bf16' ? 'bfloat16' : 'float32' });
+model.train().requiresGrad(true);
+const segments = nn.segmentsOf(model);
+const strategy =
+  way === 'ddp'
+    ? parallel.replicate(segments, group)
+    : parallel.zero(segments, group, { stage: Number(way.slice(-1)) as 1 | 2 | 3 });
+const groups = [{ params: parallel.partsOf(strategy, model.namedParameters()) }];
+const optimizer =
+  precision === 'bf16'
+    ? new optim.MasterWeights({ groups, optimizer: (masters) => new optim.AdamW({ groups: masters, lr: 1e-3 }) })
+    : new optim.AdamW({ groups, lr: 1e-3 });
+const context = {
+  ...{ segments, strategy, group, optimizer, parts: groups[0]!.params.map(([, part]) => part) },
+  ...{ clip: 1, checkpointing: 'none' as const, precision: <T>(fn: () => T) => fn() },
+};
+const V = model.config.vocab_size;
+const id = (row: number, at: number) => BigInt(((row + 1) * 7919 + at * (row + 3)) % V);
+const ids = BigInt64Array.from({ length: rows * length }, (_, i) =>
+  id(rank * rows + Math.floor(i / length), i % length),
+);
+const targets = ids.map((_, i) => ids[i % length === length - 1 ? i : i + 1]!);
+const make = () => ({
+  input: model.inputs(tensor(ids, { shape: [rows, length] })),
+  lossOf: ([logits]: readonly Tensor[]) =>
+    scope(() => {
+      const wanted = tensor(targets, { shape: [rows, length] });
+      return ops.div(nn.crossEntropy(logits!, wanted, { reduction: 'sum' }), rows * length * size);
+    }),
+});
+
+let loss = Number.NaN;
+for await (const line of createInterface({ input: process.stdin })) {
+  const [command, count] = line.split(' ');
+  if (command === 'loss') console.log(loss);
+  else if (command === 'memory') {
+    const peak = /VmHWM:\s+(\d+) kB/.exec(readFileSync('/proc/self/status', 'utf8'))![1];
+    console.log(Number(peak) * 1024);
+  } else {
+    await group.barrier().done();
+    const start = process.hrtime.bigint();
+    for (let i = 0; i < Number(count); i++) loss = (await trainStep(context, [make])).loss;
+    console.log(Number(process.hrtime.bigint() - start) / Number(count));
+  }
+}
+await group.destroy();
