@@ -1,11 +1,17 @@
 // The CPU allocator, around libtorch's own. An allocation beyond the memory of the machine is refused: Linux would
 // grant it by overcommit and end the process later. Blocks of a few elements are kept for reuse by each thread (an
-// aligned allocation and its free are a fifth of a small op: bench/dispatch).
+// aligned allocation and its free are a fifth of a small op: bench/dispatch). All other blocks are counted, and so are
+// those that meta tensors would have, so that a step on meta tensors tells what the same step will take.
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/impl/alloc_cpu.h>
 #include <torch/library.h>
 #include <unistd.h>
+#ifdef __APPLE__
+#include <malloc/malloc.h>
+#else
+#include <malloc.h>
+#endif
 
 #include <algorithm>
 #include <atomic>
@@ -13,6 +19,7 @@
 #include <cstring>
 #include <fstream>
 #include <string>
+#include <vector>
 
 #include "error.h"
 
@@ -89,6 +96,60 @@ c10::DataPtr small_block(size_t bytes) {
   return {block, block, kKeepBlock[index], c10::Device(c10::DeviceType::CPU)};
 }
 
+// Bytes of live blocks, and the most of them at once since the last reset.
+struct Counter {
+  std::atomic<int64_t> live{0}, peak{0};
+
+  void add(int64_t bytes) {
+    const int64_t now = live.fetch_add(bytes, std::memory_order_relaxed) + bytes;
+    int64_t most = peak.load(std::memory_order_relaxed);
+    while (now > most && !peak.compare_exchange_weak(most, now, std::memory_order_relaxed)) {
+    }
+  }
+  void subtract(int64_t bytes) { live.fetch_sub(bytes, std::memory_order_relaxed); }
+};
+Counter cpu_counter, meta_counter;
+
+Counter& counter_of(const std::string& device) {
+  if (device == "cpu") return cpu_counter;
+  if (device == "meta") return meta_counter;
+  throw Error("BAD_ARGUMENT", "Expected cpu or meta, received " + device + ".");
+}
+
+// What the heap gave for a block, or 0 for one so small that it is not counted: those may be kept blocks.
+int64_t counted_size(void* block) {
+#ifdef __APPLE__
+  const size_t size = block ? malloc_size(block) : 0;
+#else
+  const size_t size = block ? malloc_usable_size(block) : 0;
+#endif
+  return size > 2 * kLargestKept ? static_cast<int64_t>(size) : 0;
+}
+
+void free_counted(void* block) {
+  cpu_counter.subtract(counted_size(block));
+  c10::free_cpu(block);
+}
+
+// Gives meta tensors no memory, but a record of its size that goes with the storage.
+class MetaAllocator final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t bytes) override {
+    meta_counter.add(static_cast<int64_t>(bytes));
+    return {nullptr, new size_t(bytes), &forget, c10::Device(c10::DeviceType::Meta)};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return &nothing; }
+  void copy_data(void*, const void*, size_t) const override {}
+
+ private:
+  static void forget(void* context) {
+    const auto* bytes = static_cast<size_t*>(context);
+    meta_counter.subtract(static_cast<int64_t>(*bytes));
+    delete bytes;
+  }
+  static void nothing(void*) {}
+};
+
 class GuardedAllocator final : public c10::Allocator {
  public:
   explicit GuardedAllocator(c10::Allocator* wrapped) : wrapped_(wrapped) {}
@@ -104,9 +165,11 @@ class GuardedAllocator final : public c10::Allocator {
                                          " MiB. Use smaller tensors, a smaller batch, or a machine with more memory.");
       }
     }
-    return wrapped_->allocate(bytes);
+    void* block = c10::alloc_cpu(bytes);
+    cpu_counter.add(counted_size(block));
+    return {block, block, &free_counted, c10::Device(c10::DeviceType::CPU)};
   }
-  c10::DeleterFnPtr raw_deleter() const override { return wrapped_->raw_deleter(); }
+  c10::DeleterFnPtr raw_deleter() const override { return &free_counted; }
   void copy_data(void* destination, const void* source, size_t bytes) const override {
     wrapped_->copy_data(destination, source, bytes);
   }
@@ -119,10 +182,20 @@ class GuardedAllocator final : public c10::Allocator {
 const bool installed = [] {
   static GuardedAllocator guarded(c10::GetCPUAllocator());
   c10::SetCPUAllocator(&guarded, /*priority=*/100);
+  static MetaAllocator meta;
+  c10::SetAllocator(c10::DeviceType::Meta, &meta, /*priority=*/100);
   return true;
 }();
 
 TORCH_LIBRARY_FRAGMENT(shardloop, m) {
+  m.def("memory_stats(str device) -> int[]", [](const std::string& device) {
+    const Counter& counter = counter_of(device);
+    return std::vector<int64_t>{counter.live.load(), counter.peak.load()};
+  });
+  m.def("reset_peak_memory(str device) -> ()", [](const std::string& device) {
+    Counter& counter = counter_of(device);
+    counter.peak.store(counter.live.load());
+  });
   m.def("available_memory() -> int",
         []() -> int64_t { return static_cast<int64_t>(std::min<size_t>(available_memory(), INT64_MAX)); });
 }

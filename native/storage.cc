@@ -31,14 +31,17 @@ void check(const c10::FunctionSchema& schema, size_t i, const c10::IValue& value
 // Resizes a tensor's storage in place, to 0 and back (ZeRO-3 releases gathered parameters so).
 void resize_storage_(at::Tensor tensor, int64_t bytes) {
   c10::StorageImpl* storage = tensor.storage().unsafeGetStorageImpl();
-  if (bytes < 0 || !tensor.is_cpu()) throw Error("BAD_ARGUMENT", "Expected a tensor on the CPU and at least 0 bytes.");
+  if (bytes < 0 || !(tensor.is_cpu() || tensor.is_meta() || tensor.is_cuda()))
+    throw Error("BAD_ARGUMENT", "Expected a tensor on cpu, cuda or meta, and at least 0 bytes.");
   if (!storage->resizable())
     throw Error("BAD_ARGUMENT",
                 "Expected a storage that can be resized; this one is seen from JavaScript (view()) or from a file.");
   const auto size = static_cast<size_t>(bytes);
   if (size == storage->nbytes()) return;
   c10::DataPtr fresh = size ? storage->allocator()->allocate(size) : c10::DataPtr(nullptr, storage->device());
-  if (const size_t common = std::min(size, storage->nbytes())) std::memcpy(fresh.get(), storage->data(), common);
+  // On CUDA the caching allocator keeps the order of the stream; contents do not survive there.
+  if (const size_t common = tensor.is_cpu() ? std::min(size, storage->nbytes()) : 0)
+    std::memcpy(fresh.get(), storage->data(), common);
   storage->set_data_ptr_noswap(std::move(fresh));
   storage->set_nbytes(size);
   any_released.store(true, std::memory_order_relaxed);

@@ -42,3 +42,25 @@ export function cudaStats(device = 'cuda'): CudaMemoryStats {
   const [allocated, peak, reserved, free, total] = numbers;
   return { allocated, peak, reserved, free, total };
 }
+
+/** Numbers of the process's memory for tensors on the CPU, in bytes; blocks below 1 kB are not counted. */
+export interface AllocatorStats {
+  /** Of live tensors, those of the graph included. */
+  allocated: number;
+  /** The most of them at once since the last {@link resetPeak}. */
+  peak: number;
+}
+
+/**
+ * What libtorch's CPU allocator holds for all threads of the process; with 'meta' what meta tensors would hold if they
+ * had memory. Throws BAD_ARGUMENT for another device.
+ */
+export function allocatorStats(device: 'cpu' | 'meta' = 'cpu'): AllocatorStats {
+  const [allocated, peak] = raw('shardloop::memory_stats', device) as [number, number];
+  return { allocated, peak };
+}
+
+/** Lets {@link allocatorStats} begin to look for the peak anew. */
+export function resetPeak(device: 'cpu' | 'meta' = 'cpu'): void {
+  raw('shardloop::reset_peak_memory', device);
+}

@@ -38,6 +38,8 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     const flag = causal && square && all === null;
     const lower = causal && !flag && queries > 1 ? causalMask(q, keys) : null;
     const attn_mask = lower === null ? all : all === null ? lower : both(all, lower);
+    // Without memory libtorch chooses the kernel that keeps all weights (T, S); the real ones keep none.
+    if (q.device === 'meta') return ops._scaled_dot_product_flash_attention(q, k, v)[0];
     return ops.scaled_dot_product_attention(q, k, v, {
       attn_mask,
       dropout_p: dropout,

@@ -215,7 +215,8 @@ export class GradientShards {
 
   /** Which of this rank's yes and no is yes on any rank. */
   async #anywhere(local: readonly boolean[]): Promise<boolean[]> {
-    const device = this.#states[0]?.unit.shard.device ?? 'cpu';
+    const own = this.#states[0]?.unit.shard.device ?? 'cpu';
+    const device = own.startsWith('cuda') ? own : 'cpu';
     const counts = keep(scope(() => ops._to_copy(flags(local), { device })));
     try {
       for (const group of [this.#group, ...(this.#replicas ? [this.#replicas] : [])]) {

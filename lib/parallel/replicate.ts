@@ -90,7 +90,7 @@ class Bucket {
     );
   }
 
-  /** Copies the gradients in, and starts to reduce them. */
+  /** Moves the gradients in, and starts to reduce them. */
   launch(group: Group, op: 'sum' | 'avg'): void {
     if (this.#work !== null) {
       throw new ShardloopError('BAD_ARGUMENT', 'replicate: reduce() came again before finish() was awaited');
@@ -109,6 +109,7 @@ class Bucket {
         }
         const had = tensor(gradients.map((gradient) => (gradient === null ? 0 : 1)));
         ops.copy_(this.#counts, had);
+        for (const { parameter } of this.#plan.slots) parameter.grad = null; // its memory goes; finish() gives another
       }),
     );
     this.#work = group.allReduce(this.#flat, op);
@@ -124,11 +125,12 @@ class Bucket {
     const work = this.#work;
     this.#work = null;
     await work.done();
-    const counts = await this.#counts.data();
+    // A plan on meta tensors has no counts: every parameter is taken to have a gradient.
+    const counts = this.#counts.device === 'meta' ? null : await this.#counts.data();
     for (const [i, { parameter }] of this.#plan.slots.entries()) {
       const view = this.#views[i]!;
       scope(() => {
-        if (counts[i] === 0) parameter.grad = null;
+        if (counts?.[i] === 0) parameter.grad = null;
         else parameter.grad = view.dtype === parameter.dtype ? view : ops._to_copy(view, { dtype: parameter.dtype });
       });
     }
