@@ -1,6 +1,7 @@
-# Python's side of bench/zero.ts: one rank of a training run by torch's own ways. Arguments and commands as in
-# training-rank.ts; the way is ddp, zero1 (DDP with ZeroRedundancyOptimizer), fsdp2 (fully_shard), or deepspeed1..3 where
-# DeepSpeed is installed. Gradients are clipped at 1; AdamW is the fused one where the way takes it.
+"""Python's side of bench/zero.ts: one rank of a training run by torch's own ways. Arguments and commands as in
+training-rank.ts; the way is ddp, zero1 (DDP with ZeroRedundancyOptimizer), fsdp2 (fully_shard), or deepspeed1..3 where
+DeepSpeed is installed. Gradients are clipped at 1; AdamW is the fused one where the way takes it.
+"""
 import resource
 import sys
 import time

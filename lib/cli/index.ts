@@ -12,6 +12,7 @@ import { finetuneCommand } from './finetune.js';
 import { generateCommand } from './generate.js';
 import { launchCommand } from './launch.js';
 import { mergeCommand } from './merge.js';
+import { planCommand } from './plan.js';
 import { pretrainCommand } from './pretrain.js';
 import { setupCommand } from './setup.js';
 
@@ -27,6 +28,7 @@ export function program(): Command {
     finetuneCommand(),
     generateCommand(),
     mergeCommand(),
+    planCommand(),
     launchCommand(),
     benchCommand(),
     doctorCommand(),

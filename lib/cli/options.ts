@@ -16,13 +16,13 @@ export interface RunFlags {
   json?: boolean;
 }
 
-/** Add `--config`, `--print-config`, `--dry-run`, `--json` and one flag for every key of the schema. */
-export function addConfigOptions(command: Command, schema: ConfigSchema): Command {
+/** Add `--config`, `--print-config`, `--json`, for a command that trains `--dry-run`, and one flag for every key of the schema. */
+export function addConfigOptions(command: Command, schema: ConfigSchema, { trains = true } = {}): Command {
   command
     .option('--config <file>', 'YAML or JSON file with the same keys as the flags below; flags and variables go first')
     .option('--print-config', 'print the config that would be used, and where each value comes from; do nothing')
-    .option('--dry-run', 'print parameters, memory, steps and tokens, run one step, write nothing')
     .option('--json', 'print one JSON object on stdout');
+  if (trains) command.option('--dry-run', 'print parameters, memory, steps and tokens, run one step, write nothing');
   for (const [key, field] of Object.entries(schema.shape) as [string, z.ZodType][]) {
     const text = describeField(field);
     if (baseType(field).type === 'boolean') {

@@ -2,14 +2,14 @@
 // is in lib/train.
 import { Command } from 'commander';
 import type { z } from 'zod';
-import type { ConfigSchema } from '../train/config.js';
+import type { TrainingSchema } from '../train/config.js';
 import type { RunOptions, RunResult } from '../train/run.js';
 import { fail, printJson } from './exit.js';
 import { addConfigOptions, printConfig, type RunFlags, resolveOptions } from './options.js';
 import { mustStartRanks, startRanks } from './ranks.js';
 import { listenForStop, type StopListener } from './stop.js';
 
-interface TrainingCommand<S extends ConfigSchema> {
+interface TrainingCommand<S extends TrainingSchema> {
   name: 'pretrain' | 'finetune';
   description: string;
   schema: S;
@@ -18,7 +18,7 @@ interface TrainingCommand<S extends ConfigSchema> {
 }
 
 /** Build a command that trains. */
-export function trainingCommand<S extends ConfigSchema>(definition: TrainingCommand<S>): Command {
+export function trainingCommand<S extends TrainingSchema>(definition: TrainingCommand<S>): Command {
   const { name, description, schema, load } = definition;
   const command = new Command(name).description(description);
   return addConfigOptions(command, schema).action(async (flags: RunFlags & Record<string, unknown>) => {

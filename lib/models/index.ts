@@ -4,4 +4,11 @@ export { type GPT2Config, gpt2Config } from './gpt2/config.js';
 export { type GPT2ForwardOptions, GPT2LMHeadModel, type GPT2Options } from './gpt2/model.js';
 export { gpt2ParameterCount, gpt2Plan, type PlannedParameter } from './gpt2/plan.js';
 export { KVCache, type KVCacheOptions } from './kv-cache.js';
-export { type LoadedModel, type LoadModelOptions, loadModel, type SaveModelOptions, saveModel } from './load.js';
+export {
+  type LoadedModel,
+  type LoadModelOptions,
+  loadModel,
+  loadShape,
+  type SaveModelOptions,
+  saveModel,
+} from './load.js';

@@ -81,6 +81,18 @@ export async function loadModel(
   }
 }
 
+/**
+ * A model of a folder's shape on the meta device, from config.json alone: no memory, no weights. Throws BAD_MODEL as
+ * {@link loadModel} does.
+ */
+export async function loadShape(dir: string, options: { dtype?: DType } = {}): Promise<GPT2LMHeadModel> {
+  requireFolderName('loadShape', dir);
+  const path = join(dir, 'config.json');
+  const json = await readConfigFile(path);
+  const dtype = options.dtype ?? announcedDType(json) ?? 'float32';
+  return new GPT2LMHeadModel(readGPT2Config(json, path), { dtype, device: 'meta' });
+}
+
 /** Reads config.json and makes sure that it describes a model of a family that is built here. */
 async function readConfigFile(path: string): Promise<Record<string, unknown>> {
   const text = await readFile(path, 'utf8').catch((cause: NodeJS.ErrnoException) => {

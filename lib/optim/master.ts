@@ -64,6 +64,10 @@ export class MasterWeights<G extends { params: Params } = MasterGroup> implement
     return this.inner.groups;
   }
 
+  prepare(): void {
+    this.inner.prepare();
+  }
+
   step(options: StepOptions = {}): void {
     noGrad(() =>
       scope(() => {

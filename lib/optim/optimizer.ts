@@ -34,6 +34,8 @@ export interface OptimizerState {
 export interface Optimizer {
   /** The groups; `lr` of a group may be changed between steps. */
   readonly groups: readonly Group<{ lr: number }>[];
+  /** Makes the state of every parameter now instead of at its first step, so that all memory is taken before training. */
+  prepare(): void;
   /** Updates every parameter that has a gradient. */
   step(options?: StepOptions): void;
   /** Drops all gradients. */
@@ -74,6 +76,12 @@ export abstract class BaseOptimizer<H extends { lr: number }> implements Optimiz
 
   /** Updates the parameters of one group. Runs without gradient and in a scope. */
   protected abstract update(group: Group<H>, updates: readonly Update[], gradScale: number): void;
+
+  prepare(): void {
+    noGrad(() => {
+      for (const group of this.groups) for (const param of group.params) scope(() => this.#stateOf(param, group));
+    });
+  }
 
   step(options: StepOptions = {}): void {
     const { gradScale = 1 } = options;

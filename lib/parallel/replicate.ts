@@ -1,8 +1,8 @@
 // Data parallelism by replication: every rank holds the whole model and sees other records; gradients are summed over the
 // ranks in flat buckets, each launched as soon as the backward has completed it, while the backward goes on.
 //
-// States of a bucket: idle -> in flight (from reduce(k) behind its last gradient) -> idle (finish: the parameters'
-// gradients are views of its buffer from now on, until the optimizer drops them).
+// States of a bucket: idle, without memory -> in flight (from reduce(k) behind its last gradient) -> idle (finish: the
+// parameters' gradients are views of its buffer, which goes when the optimizer drops them).
 import { type DType, keep, noGrad, ops, ShardloopError, scope, type Tensor, tensor, zeros } from '../core/index.js';
 import type { Group, Work } from '../dist/index.js';
 import type { Segment } from '../nn/index.js';
@@ -65,29 +65,26 @@ export function replicate(segments: readonly Segment[], group: Group, options: R
   };
 }
 
-/** Flat memory for the gradients of some parameters, and behind them a count for each of the ranks that had one. */
+/** Flat memory, and what lies in it. */
+interface Flat {
+  readonly whole: Tensor; // (numel + slots)
+  readonly views: readonly Tensor[]; // one for each slot, in its parameter's shape
+  /** For each slot how many ranks had a gradient. */
+  readonly counts: Tensor; // (slots)
+}
+
+/** The gradients of some parameters on their way. */
 class Bucket {
   readonly readyAt: number;
   readonly #plan: BucketPlan;
-  readonly #flat: Tensor; // (numel + slots)
-  readonly #views: readonly Tensor[]; // one for each slot, in its parameter's shape
-  readonly #counts: Tensor; // (slots)
+  readonly #dtype: DType;
+  #flat: Flat | null = null;
   #work: Work | null = null;
 
   constructor(plan: BucketPlan, reduceDtype?: DType) {
-    const { dtype: own, device } = plan.slots[0]!.parameter;
-    const dtype = reduceDtype ?? own;
     this.readyAt = plan.readyAt;
     this.#plan = plan;
-    [this.#flat, this.#counts, this.#views] = keep(
-      scope(() => {
-        const flat = zeros([plan.numel + plan.slots.length], { dtype, device });
-        const views = plan.slots.map(({ parameter, offset, numel }) =>
-          ops.view(ops.narrow(flat, 0, offset, numel), parameter.shape),
-        );
-        return [flat, ops.narrow(flat, 0, plan.numel, plan.slots.length), views] as const;
-      }),
-    );
+    this.#dtype = reduceDtype ?? plan.slots[0]!.parameter.dtype;
   }
 
   /** Moves the gradients in, and starts to reduce them. */
@@ -95,28 +92,25 @@ class Bucket {
     if (this.#work !== null) {
       throw new ShardloopError('BAD_ARGUMENT', 'replicate: reduce() came again before finish() was awaited');
     }
+    const { whole, views, counts } = makeFlat(this.#plan, this.#dtype);
+    this.#flat = { whole, views, counts };
     scope(() =>
       noGrad(() => {
         const gradients = this.#plan.slots.map(({ parameter }) => parameter.grad);
         const present = gradients.flatMap((gradient, i) => (gradient === null ? [] : [i]));
-        const missing = this.#views.filter((_, i) => gradients[i] === null);
+        const missing = views.filter((_, i) => gradients[i] === null);
         if (missing.length > 0) ops._foreach_zero_(missing);
         if (present.length > 0) {
           ops._foreach_copy_(
-            present.map((i) => this.#views[i]!),
+            present.map((i) => views[i]!),
             present.map((i) => gradients[i]!),
           );
         }
-        const had = tensor(gradients.map((gradient) => (gradient === null ? 0 : 1)));
-        ops.copy_(this.#counts, had);
+        ops.copy_(counts, tensor(gradients.map((gradient) => (gradient === null ? 0 : 1))));
         for (const { parameter } of this.#plan.slots) parameter.grad = null; // its memory goes; finish() gives another
       }),
     );
-    this.#work = group.allReduce(this.#flat, op);
-  }
-
-  dispose(): void {
-    for (const t of [...this.#views, this.#counts, this.#flat]) t.dispose();
+    this.#work = group.allReduce(whole, op);
   }
 
   /** Waits for the reduction and hands the results to the parameters. */
@@ -125,14 +119,37 @@ class Bucket {
     const work = this.#work;
     this.#work = null;
     await work.done();
+    const { views, counts } = this.#flat!;
     // A plan on meta tensors has no counts: every parameter is taken to have a gradient.
-    const counts = this.#counts.device === 'meta' ? null : await this.#counts.data();
+    const had = counts.device === 'meta' ? null : await counts.data();
     for (const [i, { parameter }] of this.#plan.slots.entries()) {
-      const view = this.#views[i]!;
+      const view = views[i]!;
       scope(() => {
-        if (counts?.[i] === 0) parameter.grad = null;
+        if (had?.[i] === 0) parameter.grad = null;
         else parameter.grad = view.dtype === parameter.dtype ? view : ops._to_copy(view, { dtype: parameter.dtype });
       });
     }
+    this.dispose();
   }
+
+  /** Lets go of the flat memory; gradients that are views of it keep it. */
+  dispose(): void {
+    if (this.#flat === null) return;
+    const { views, counts, whole } = this.#flat;
+    for (const t of [...views, counts, whole]) t.dispose();
+    this.#flat = null;
+  }
+}
+
+function makeFlat({ slots, numel }: BucketPlan, dtype: DType): Flat {
+  const { device } = slots[0]!.parameter;
+  return keep(
+    scope(() => {
+      const whole = zeros([numel + slots.length], { dtype, device });
+      const views = slots.map(({ parameter, offset, numel: n }) =>
+        ops.view(ops.narrow(whole, 0, offset, n), parameter.shape),
+      );
+      return { whole, views, counts: ops.narrow(whole, 0, numel, slots.length) };
+    }),
+  );
 }

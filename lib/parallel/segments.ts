@@ -110,9 +110,10 @@ function isCheckpointed(k: number, checkpointing: Checkpointing): boolean {
   return checkpointing === 'full' || k % checkpointing === 0;
 }
 
-/** Where a segment runs: where its input lies. */
+/** Whose random numbers a segment draws: those of where its input lies; a plan on meta tensors draws none. */
 function deviceOf(carry: Carry): string {
-  return carry[0]?.device ?? 'cpu';
+  const device = carry[0]?.device ?? 'cpu';
+  return device === 'meta' ? 'cpu' : device;
 }
 
 function replay(segment: Segment, input: Carry, randomState: Tensor): Carry {

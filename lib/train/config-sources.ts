@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import { parse as parseYaml } from 'yaml';
 import type { z } from 'zod';
 import { ShardloopError } from '../core/errors.js';
-import { type ConfigSchema, finetuneSchema, pretrainSchema } from './config.js';
+import { type ConfigSchema, finetuneSchema, planSchema, pretrainSchema } from './config.js';
 import { nearest } from './nearest.js';
 
 export type Source = 'flag' | 'env' | 'file' | 'default';
@@ -131,7 +131,9 @@ function fromText(field: z.ZodType, text: string): unknown {
 }
 
 function misspeltVariables(env: Record<string, string | undefined>): string[] {
-  const known = [finetuneSchema, pretrainSchema].flatMap((schema) => Object.keys(schema.shape)).map(variable);
+  const known = [finetuneSchema, pretrainSchema, planSchema]
+    .flatMap((schema) => Object.keys(schema.shape))
+    .map(variable);
   return Object.keys(env)
     .filter((name) => name.startsWith('SHARDLOOP_') && !known.includes(name))
     .filter((name) => !OTHER_VARIABLES.has(name.slice('SHARDLOOP_'.length)))

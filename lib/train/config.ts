@@ -131,7 +131,30 @@ export const pretrainSchema = z.strictObject({
   beta2: decayRate().default(0.95).describe('decay of the second moment (adamw, lion)'),
 });
 
+/** Options of `shardloop plan`: the shape of a model, and those of a run that decide memory and traffic. */
+export const planSchema = z.strictObject({
+  model: z.string().min(1).optional().describe('folder with a config.json (else the shape below)'),
+  layers: whole(1).default(12).describe('transformer blocks'),
+  heads: whole(1).default(12).describe('attention heads of a block; must divide `width`'),
+  width: whole(1).default(768).describe('size of the residual stream'),
+  vocabulary: whole(1).default(50257).describe('entries of the vocabulary'),
+  seqLen: whole(2).optional().describe("tokens of a sequence (default: 1024, or the model's context)"),
+  world: whole(1).default(1).describe('ranks'),
+  method: z.enum(['lora', 'full']).default('full').describe('train a LoRA adapter, or all weights'),
+  loraRank: finetuneSchema.shape.loraRank,
+  targetModules: finetuneSchema.shape.targetModules,
+  precision: z.enum(['fp32', 'bf16']).default('fp32').describe('of the weights; bf16 ones have an fp32 master'),
+  ...pick('microBatch', 'gradAccum', 'optimizer', 'beta1'),
+  ...pick('zero', 'shardRanks', 'reduceDtype', 'bucketMb', 'checkpointing'),
+});
+
+function pick<K extends keyof typeof training>(...keys: K[]): Pick<typeof training, K> {
+  return Object.fromEntries(keys.map((key) => [key, training[key]])) as Pick<typeof training, K>;
+}
+
+export type PlanConfig = z.infer<typeof planSchema>;
 export type FinetuneConfig = z.infer<typeof finetuneSchema>;
 export type PretrainConfig = z.infer<typeof pretrainSchema>;
 export type TrainingConfig = FinetuneConfig | PretrainConfig;
-export type ConfigSchema = typeof finetuneSchema | typeof pretrainSchema;
+export type TrainingSchema = typeof finetuneSchema | typeof pretrainSchema;
+export type ConfigSchema = TrainingSchema | typeof planSchema;

@@ -18,6 +18,7 @@ import { spread } from './spread.js';
 import { type StepContext, trainStep } from './step.js';
 import type { RunSummary } from './summary.js';
 import { StepTrace } from './trace.js';
+import { flopsPerToken, measurePeak } from './utilization.js';
 
 /** What is trained on, and what is only measured. */
 export interface TrainingData {
@@ -61,10 +62,15 @@ export async function trainLoop(
   const trainable = model.namedParameters().filter(([, t]) => t.requiresGrad);
   const segments = segmentsOf(model);
   const { strategy, close } = await spread(run, segments);
+  const { ledger } = run;
+  ledger.book('parameters');
   const optimizer = makeOptimizer(trainable, config, strategy);
+  optimizer.prepare();
+  ledger.book('optimizer');
   const schedule = new Schedule(optimizer, makeSchedule(config, total));
   const context: StepContext = {
-    ...{ segments, strategy, group, optimizer, clip: config.clip, checkpointing: config.checkpointing },
+    ...{ segments, group, optimizer, clip: config.clip, checkpointing: config.checkpointing },
+    strategy: { ...strategy, finish: () => strategy.finish().then(() => ledger.book('gradients')) },
     parts: partsOf(strategy, trainable).map(([, part]) => part),
     precision: precisionOf(config.precision, device),
   };
@@ -76,6 +82,7 @@ export async function trainLoop(
     stopIfAsked(run, before.step > 0 ? interrupted(before.step, total, checkpoints.newest) : null);
   await stopEarly();
 
+  const peak = measurePeak(config.precision === 'fp32' ? 'float32' : 'bfloat16', device);
   const clock = startClock(before.seconds);
   const summary: RunSummary = {
     ...{ command: run.command, steps: before.step, tokens: before.tokens, seconds: 0, loss: Number.NaN },
@@ -102,16 +109,19 @@ export async function trainLoop(
 
       const time = clock();
       const fed = batch.microBatches.reduce((sum, { mask }) => sum + mask.reduce((n, bit) => n + bit, 0), 0);
-      const [tokensFed, stops] = await sumOverRanks(run, [fed, options.signal?.aborted ? 1 : 0]);
+      const flops = batch.microBatches.reduce((sum, { shape: [B, T] }) => sum + B * T * flopsPerToken(model, T), 0);
+      const asks = options.signal?.aborted ? 1 : 0;
+      const [tokensFed, stops, used] = await sumOverRanks(run, [fed, asks, flops / (time - began) / peak]);
       const metrics: StepMetrics = {
         ...{ step, epoch: epochAt(step, batches), loss, lr, tokens: batch.labelledTokens, time, gradNorm },
         tokensPerSecond: tokensFed! / (time - began),
+        ...{ utilization: used! / worldSize, memoryPeak: ledger.use().peak },
       };
       const finite = Number.isFinite(loss) && Number.isFinite(gradNorm);
       const last = step === total || options.dryRun === true;
       const stopped = stops! > 0 && !last;
       const due = config.evalSteps > 0 && step % config.evalSteps === 0;
-      note(summary, metrics, time);
+      note(summary, metrics, time, before.step + 1);
       if (stopped && finite) await checkpoints.save(step, summary); // before an evaluation that might be killed
       if (finite && (due || last)) addEvaluation(summary, metrics, await measure());
       sinks.write(metrics);
@@ -123,8 +133,9 @@ export async function trainLoop(
       if (last) break;
       await nextTurn(); // signals, timers and the caller's other work
     }
-    if (options.dryRun) summary.plan = planRun(run, model.parameters(), [...context.parts], data, batches, total);
+    if (options.dryRun) summary.plan = planRun(run, data, batches, total);
     else await strategy.whole(() => (run.leads ? result.write() : undefined), result.parameters);
+    summary.memory = ledger.use();
   } finally {
     trace.cancel();
     await sinks.close();
@@ -161,12 +172,14 @@ function addEvaluation(summary: RunSummary, metrics: StepMetrics, evaluation: Ev
   summary.evalPerplexity = metrics.evalPerplexity = evaluation.perplexity;
 }
 
-function note(summary: RunSummary, metrics: StepMetrics, seconds: number): void {
+function note(summary: RunSummary, metrics: StepMetrics, seconds: number, first: number): void {
   summary.steps = metrics.step;
   summary.seconds = seconds;
   summary.tokens += metrics.tokens;
   summary.firstLoss ??= metrics.loss;
   summary.loss = metrics.loss;
+  const n = metrics.step - first; // steps of this process before this one
+  summary.utilization = ((summary.utilization ?? 0) * n + metrics.utilization) / (n + 1);
 }
 
 function diverged({ step, loss, gradNorm, lr }: StepMetrics, checkpoint: string | null): ShardloopError {

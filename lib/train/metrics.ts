@@ -20,6 +20,10 @@ export interface StepMetrics {
   gradNorm: number;
   /** Tokens fed per second in this step, over all ranks, padding not counted. */
   tokensPerSecond: number;
+  /** The share of the device's measured peak that the model's products took in this step (MFU), averaged over ranks. */
+  utilization: number;
+  /** Most bytes of tensors on rank 0 at once so far. */
+  memoryPeak: number;
   /** Held-out loss in nats a token, where this step was followed by an evaluation. */
   evalLoss?: number;
   /** exp(evalLoss). */

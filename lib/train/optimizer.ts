@@ -19,8 +19,14 @@ import type { TrainingConfig } from './config.js';
 
 type Groups = { params: [string, Tensor][]; weightDecay: number }[];
 
+/** The options that decide the optimizer. */
+export type OptimizerConfig = Pick<
+  TrainingConfig,
+  'optimizer' | 'precision' | 'lr' | 'weightDecay' | 'beta1' | 'beta2' | 'epsilon'
+>;
+
 /** The optimizer of this rank's part of what trains; half-precision parameters get fp32 masters. */
-export function makeOptimizer(named: [string, Tensor][], config: TrainingConfig, strategy: Strategy): Optimizer {
+export function makeOptimizer(named: [string, Tensor][], config: OptimizerConfig, strategy: Strategy): Optimizer {
   const groups: Groups = decayGroups(named, { weightDecay: config.weightDecay }).map(({ params, weightDecay }) => ({
     params: partsOf(strategy, params),
     weightDecay,
@@ -29,7 +35,7 @@ export function makeOptimizer(named: [string, Tensor][], config: TrainingConfig,
   return new MasterWeights({ groups, optimizer: (masters) => updateRule(masters as Groups, config) });
 }
 
-function updateRule(groups: Groups, config: TrainingConfig): Optimizer {
+function updateRule(groups: Groups, config: OptimizerConfig): Optimizer {
   const { lr, beta1, beta2, epsilon } = config;
   switch (config.optimizer) {
     case 'adamw':

@@ -8,7 +8,9 @@ import { isCudaAvailable, libtorchVersion, manualSeed, ShardloopError, setNumThr
 import { type Group, init, readEnvironment } from '../dist/index.js';
 import { writeFileAtomic } from '../io/atomic.js';
 import type { TrainingConfig } from './config.js';
+import { csvSink } from './csv.js';
 import { drawLoss } from './loss-chart.js';
+import { MemoryLedger } from './memory-ledger.js';
 import { fanOut, jsonlSink, type MetricsSink } from './metrics.js';
 import { refuseFile } from './out-folder.js';
 import { progressSink } from './progress.js';
@@ -55,6 +57,8 @@ export interface Run<C extends TrainingConfig = TrainingConfig> {
   readonly startedAt: Date;
   /** What was told to the user on the way; the summary holds it too. */
   readonly notes: string[];
+  /** This rank's memory by kind, from the start of the run on. */
+  readonly ledger: MemoryLedger;
   /** Rank 0's claim on `out`; absent elsewhere and in a dry run. */
   readonly lock?: RunLock;
 }
@@ -77,6 +81,7 @@ export async function openRun<C extends TrainingConfig>(
   const opened: Run<C> = {
     ...{ command, config, options, group, device, threads },
     ...{ leads: group.rank === 0, startedAt: new Date(), notes: [] },
+    ledger: new MemoryLedger(device),
   };
   try {
     const lock = await claimOut(opened);
@@ -183,6 +188,7 @@ export function openSinks(run: Run, total: number, resumedStep: number): Metrics
   const text = `    ${JSON.stringify(config, null, 2).replace(/\n/g, '\n    ')}`; // Markdown: a block of code
   return fanOut([
     jsonlSink(metricsFile(run), resumedStep),
+    csvSink(join(config.out, 'metrics.csv'), resumedStep),
     tensorBoardSink(config.out, { text, resumedStep }),
     ...(options.progress
       ? [progressSink({ label: command, total, done: resumedStep, every: config.logSteps, stream: options.progress })]

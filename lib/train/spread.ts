@@ -1,18 +1,26 @@
 // From the options of a run to the way in which its model is spread over the ranks. The ways are lib/parallel's.
 import { ShardloopError } from '../core/index.js';
-import { mesh } from '../dist/index.js';
+import { type Group, mesh } from '../dist/index.js';
 import type { Segment } from '../nn/index.js';
 import { replicate, type Strategy, zero } from '../parallel/index.js';
-import type { Run } from './run.js';
+import type { TrainingConfig } from './config.js';
+
+/** The options that decide it. */
+export type SpreadConfig = Pick<TrainingConfig, 'zero' | 'shardRanks' | 'optimizer' | 'reduceDtype' | 'bucketMb'>;
 
 /** A strategy, and what to call when nothing uses it any more. */
 export interface Spread {
   readonly strategy: Strategy;
+  /** The groups over which it communicates. */
+  readonly groups: readonly Group[];
   close(): Promise<void>;
 }
 
 /** Replicates the model or shards it. Collective. Throws BAD_CONFIG when the options do not fit each other or the ranks. */
-export async function spread({ config, group }: Run, segments: readonly Segment[]): Promise<Spread> {
+export async function spread(
+  { config, group }: { config: SpreadConfig; group: Group },
+  segments: readonly Segment[],
+): Promise<Spread> {
   const { shardRanks, optimizer } = config;
   const stage = config.zero as 0 | 1 | 2 | 3;
   const reduceDtype = { same: undefined, fp32: 'float32', bf16: 'bfloat16' } as const;
@@ -24,7 +32,7 @@ export async function spread({ config, group }: Run, segments: readonly Segment[
     if (shardRanks !== undefined)
       throw misfit('--shard-ranks needs something to shard', '--zero 0; use --zero 1, 2 or 3');
     const strategy = replicate(segments, group, options);
-    return { strategy, close: async () => strategy.dispose() };
+    return { strategy, groups: [group], close: async () => strategy.dispose() };
   }
   if (optimizer === 'adafactor') {
     throw misfit(
@@ -34,14 +42,16 @@ export async function spread({ config, group }: Run, segments: readonly Segment[
   }
   if (shardRanks === undefined || shardRanks === group.size) {
     const strategy = zero(segments, group, { ...options, stage });
-    return { strategy, close: async () => strategy.dispose() };
+    return { strategy, groups: [group], close: async () => strategy.dispose() };
   }
   if (group.size % shardRanks !== 0)
     throw misfit(`--shard-ranks: expected a divisor of ${group.size} ranks`, shardRanks);
   const ranks = await mesh(group, { replicate: group.size / shardRanks, shard: shardRanks });
-  const strategy = zero(segments, ranks.group('shard'), { ...options, stage, replicas: ranks.group('replicate') });
+  const [shards, replicas] = [ranks.group('shard'), ranks.group('replicate')];
+  const strategy = zero(segments, shards, { ...options, stage, replicas });
   return {
     strategy,
+    groups: [shards, replicas],
     async close() {
       strategy.dispose();
       await ranks.destroy();

@@ -1,5 +1,6 @@
 // The table at the end of a run, and the numbers in it.
 import Table from 'cli-table3';
+import type { MemoryUse } from './memory-ledger.js';
 import type { Plan } from './plan.js';
 import { duration } from './progress.js';
 
@@ -25,6 +26,10 @@ export interface RunSummary {
   skipped?: number;
   /** What was told on the way: checkpoints set aside, settings that changed with a resume, records cut. */
   notes?: string[];
+  /** Bytes of this rank's tensors by kind. */
+  memory?: MemoryUse;
+  /** The mean over this process's steps of the share of the device's measured peak that the model's products took. */
+  utilization?: number;
   /** Present after a dry run. */
   plan?: Plan;
 }
@@ -40,6 +45,11 @@ export function summaryTable(summary: RunSummary): string {
     ['loss', summary.firstLoss === undefined ? undefined : `${nats(summary.firstLoss)} -> ${nats(summary.loss)}`],
     ['held-out loss', evaluations(summary)],
     ['time', `${duration(summary.seconds)}, ${count(Math.round(summary.tokens / summary.seconds))} labelled tokens/s`],
+    ['memory a rank', memoryRow(summary.memory)],
+    [
+      'utilization',
+      summary.utilization === undefined ? undefined : `${(100 * summary.utilization).toFixed(0)}% of peak`,
+    ],
     ['result', summary.result],
   ];
   for (const [name, value] of rows) if (value !== undefined) table.push([name, value]);
@@ -52,13 +62,14 @@ function planRows(plan: Plan | undefined): [string, string][] {
     ['records', `${count(plan.records)} to train on, ${count(plan.evalRecords)} held out${lengths(plan)}`],
     ['global batch', `${plan.microBatch} x ${plan.gradAccum} x ${plan.ranks} = ${plan.globalBatch} records a step`],
     ['tokens', `${count(plan.tokens)} a pass, ${count(plan.labelledTokens)} of them labelled`],
-    [
-      'memory a rank',
-      Object.entries(plan.memory)
-        .map(([kind, bytes]) => `${kind} ${mebibytes(bytes)}`)
-        .join(', '),
-    ],
   ];
+}
+
+function memoryRow(memory: MemoryUse | undefined): string | undefined {
+  if (!memory) return undefined;
+  return Object.entries(memory)
+    .map(([kind, bytes]) => `${kind} ${mebibytes(bytes)}`)
+    .join(', ');
 }
 
 function lengths({ truncated = 0, skipped = 0 }: Plan): string {

@@ -14,6 +14,8 @@ const TAGS: [string, (metrics: StepMetrics) => number | undefined][] = [
   ['train/grad_norm', (m) => m.gradNorm],
   ['train/epoch', (m) => m.epoch],
   ['speed/tokens_per_second', (m) => m.tokensPerSecond],
+  ['speed/utilization', (m) => m.utilization],
+  ['memory/peak_bytes', (m) => m.memoryPeak],
   ['eval/loss', (m) => m.evalLoss],
   ['eval/perplexity', (m) => m.evalPerplexity],
 ];

@@ -255,12 +255,13 @@ describe('dry run', () => {
       ranks: 1,
     });
     expect(summary.plan!.labelledTokens).toBeLessThan(summary.plan!.tokens);
-    expect(summary.plan!.memory).toMatchObject({
-      weights: summary.parameters * 2,
-      gradients: summary.trainable * 2,
-      optimizer: summary.trainable * 8,
-      master: summary.trainable * 4,
-    });
+    // Blocks below 1 kB are not counted, others as the heap rounds them: a third for an adapter of 16 kB.
+    const { parameters, optimizer, gradients, activations, peak } = summary.memory!;
+    const bytes = [parameters, optimizer, gradients];
+    const expected = [summary.parameters * 2, summary.trainable * 12, summary.trainable * 2]; // bf16, with fp32 masters
+    for (const [i, count] of bytes.entries()) expect(Math.abs(count / expected[i]! - 1), `${i}`).toBeLessThan(0.35);
+    expect(activations).toBeGreaterThan(0);
+    expect(peak).toBe(parameters + optimizer + gradients + activations);
     expect(summary.steps).toBe(1);
     expect(summary.result).toBeUndefined();
   });

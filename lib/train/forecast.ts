@@ -1,0 +1,141 @@
+// What a run will take, before anything is started: the step of training itself on meta tensors (shapes without memory),
+// with the other ranks faked, while what the tensors would hold and what would cross the wire is counted.
+import Table from 'cli-table3';
+import { type DType, empty, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
+import { type Collective, createGroup, type Group } from '../dist/index.js';
+import { GPT2LMHeadModel, loadShape } from '../models/index.js';
+import { type Carry, crossEntropy, segmentsOf } from '../nn/index.js';
+import { runSegments } from '../parallel/index.js';
+import { addLora } from '../peft/index.js';
+import { type PlanConfig, planSchema } from './config.js';
+import { resolveConfig } from './config-sources.js';
+import { MemoryLedger, type MemoryUse } from './memory-ledger.js';
+import { makeOptimizer } from './optimizer.js';
+import { spread } from './spread.js';
+
+/** What one rank does and holds in one step. */
+export interface Forecast {
+  readonly ranks: number;
+  readonly parameters: number;
+  readonly trainable: number;
+  /** Sequences of a step over all ranks, and their tokens. */
+  readonly globalBatch: number;
+  readonly tokens: number;
+  /** Kernels' scratch memory, what Gloo copies on its way, and the process itself (about 0.15 GB) are not in it. */
+  readonly memory: MemoryUse;
+  /** Bytes over the busiest link of a rank in one direction, by operation. */
+  readonly wire: Partial<Record<Collective, number>>;
+}
+
+/**
+ * Predicts memory and traffic of one step, a rank. Throws BAD_CONFIG for options that do not fit each other, BAD_MODEL for
+ * a folder that describes none.
+ */
+export async function forecast(options: Partial<PlanConfig>): Promise<Forecast> {
+  const { config } = resolveConfig(planSchema, { flags: options });
+  const ledger = new MemoryLedger('meta');
+  const model = await shapeOf(config);
+  const trainable = model.namedParameters().filter(([, t]) => t.requiresGrad);
+  const counts = { parameters: count(model.parameters()), trainable: count(trainable.map(([, t]) => t)) };
+  const group = await createGroup({ rank: 0, size: config.world, backend: 'fake', name: 'plan' });
+  const segments = segmentsOf(model);
+  const { strategy, groups, close } = await spread({ config, group }, segments);
+  ledger.book('parameters');
+  const rates = { lr: 1, weightDecay: 0, beta2: 0.999, epsilon: 1e-8 };
+  const optimizer = makeOptimizer(trainable, { ...config, ...rates }, strategy);
+  try {
+    optimizer.prepare();
+    ledger.book('optimizer');
+    const { microBatch, gradAccum, checkpointing } = config;
+    const length = config.seqLen ?? Math.min(1024, model.config.n_positions);
+    let atStart: ReturnType<typeof busBytes>[] = [];
+    // The second step is like all later ones: buckets are there, and parameters of other ranks have to be fetched.
+    for (const step of [1, 2]) {
+      if (step === 2) atStart = groups.map(busBytes);
+      for (let i = 1; i <= gradAccum; i++) {
+        const ids = empty([microBatch, length], { dtype: 'int64', device: 'meta' });
+        const input = model.inputs(ids); // ids and positions
+        const lossOf = ([logits]: Carry) => scope(() => ops.div(crossEntropy(logits!, ids, { reduction: 'sum' }), 1));
+        const loss = runSegments(segments, input, lossOf, { strategy, checkpointing, last: i === gradAccum });
+        for (const t of [loss, ...input]) t[Symbol.dispose]();
+      }
+      await strategy.finish();
+      if (step === 1) optimizer.zeroGrad();
+      strategy.updated();
+    }
+    ledger.book('gradients');
+    const globalBatch = microBatch * gradAccum * config.world;
+    return {
+      ...{ ranks: config.world, ...counts, globalBatch, tokens: globalBatch * length },
+      memory: ledger.use(),
+      wire: wireOf(groups, atStart),
+    };
+  } finally {
+    optimizer.zeroGrad();
+    optimizer.dispose();
+    await close();
+    await group.destroy();
+    model.dispose();
+  }
+}
+
+async function shapeOf({ model: dir, ...config }: PlanConfig): Promise<GPT2LMHeadModel> {
+  const dtype = config.precision === 'bf16' ? 'bfloat16' : 'float32';
+  const model = dir === undefined ? newShape(config, dtype) : await loadShape(dir, { dtype });
+  const { n_positions } = model.config;
+  if (config.seqLen !== undefined && config.seqLen > n_positions) {
+    throw new ShardloopError(
+      'BAD_CONFIG',
+      `--seq-len: expected at most the model's ${n_positions} positions, received ${config.seqLen}`,
+    );
+  }
+  if (config.method === 'lora') addLora(model, { rank: config.loraRank, targetModules: config.targetModules });
+  else model.requiresGrad(true);
+  return model.train();
+}
+
+function newShape(config: Omit<PlanConfig, 'model'>, dtype: DType): GPT2LMHeadModel {
+  const { layers: n_layer, heads: n_head, width: n_embd, vocabulary: vocab_size, seqLen = 1024 } = config;
+  if (n_embd % n_head !== 0) {
+    throw new ShardloopError('BAD_CONFIG', `--heads: expected a divisor of --width ${n_embd}, received ${n_head}`);
+  }
+  const rates = { resid_pdrop: 0, embd_pdrop: 0, attn_pdrop: 0 };
+  const shape = { n_layer, n_head, n_embd, vocab_size, n_positions: seqLen, ...rates };
+  return new GPT2LMHeadModel(shape, { dtype, device: 'meta' });
+}
+
+const count = (tensors: readonly Tensor[]) => tensors.reduce((sum, t) => sum + t.numel, 0);
+
+function busBytes({ traffic }: Group): Map<Collective, number> {
+  return new Map([...traffic].map(([operation, { busBytes }]) => [operation, busBytes]));
+}
+
+/** What crossed the wire since `atStart`, by operation, over all groups. */
+function wireOf(
+  groups: readonly Group[],
+  atStart: readonly ReadonlyMap<Collective, number>[],
+): Partial<Record<Collective, number>> {
+  const wire: Partial<Record<Collective, number>> = {};
+  for (const [i, group] of groups.entries()) {
+    for (const [operation, bytes] of busBytes(group)) {
+      const sent = bytes - (atStart[i]!.get(operation) ?? 0);
+      if (sent > 0) wire[operation] = (wire[operation] ?? 0) + sent;
+    }
+  }
+  return wire;
+}
+
+/** The forecast for people. */
+export function forecastTable({ ranks, parameters, trainable, globalBatch, tokens, memory, wire }: Forecast): string {
+  const table = new Table({ style: { head: [], border: [] }, colAligns: ['left', 'left'] });
+  const whole = (n: number) => n.toLocaleString('en-US');
+  const size = (bytes: number) => `${whole(Math.round(bytes / 2 ** 20))} MiB`;
+  const sent = Object.entries(wire).map(([operation, bytes]) => `${operation} ${size(bytes)}`);
+  table.push(
+    ['parameters', `${whole(parameters)}, of which ${whole(trainable)} train`],
+    ['a step', `${whole(globalBatch)} sequences over ${whole(ranks)} ranks, ${whole(tokens)} tokens`],
+    ...Object.entries(memory).map(([kind, bytes]) => [`${kind} a rank`, size(bytes)] as [string, string]),
+    ['on the wire a rank', sent.length > 0 ? sent.join(', ') : 'nothing'],
+  );
+  return table.toString();
+}
