@@ -14,7 +14,7 @@ afterAll(() => rmSync(folder, { recursive: true }));
 
 const metrics = (step: number, more: Partial<StepMetrics> = {}): StepMetrics => ({
   ...{ step, epoch: step / 4, loss: 3 / step, lr: 1e-3 * step, tokens: 100, time: step, gradNorm: 0.5 },
-  ...{ tokensPerSecond: 1e5 + step },
+  ...{ tokensPerSecond: 1e5 + step, utilization: 1 / step, memoryPeak: 2 ** 20 * step },
   ...more,
 });
 
@@ -39,6 +39,8 @@ it('reads what the sink writes', async () => {
     expect(at('train/loss', step)[1]).toBe(Math.fround(3 / step));
     expect(at('train/lr', step)[1]).toBe(Math.fround(1e-3 * step));
     expect(at('speed/tokens_per_second', step)[1]).toBe(Math.fround(1e5 + step));
+    expect(at('speed/utilization', step)[1]).toBe(Math.fround(1 / step));
+    expect(at('memory/peak_bytes', step)[1]).toBe(2 ** 20 * step);
     expect(Number(at('train/loss', step)[2])).toBeGreaterThanOrEqual(began - 1);
   }
   expect(value.scalars['eval/loss']!.map(([step]) => step)).toEqual([100, 200, 300]);

@@ -3,13 +3,17 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { GPT2LMHeadModel } from '../../lib/models/index.js';
+import { csvSink } from '../../lib/train/csv.js';
 import { drawLoss, lossChart } from '../../lib/train/loss-chart.js';
 import { fanOut, jsonlSink, metricsLine, readMetrics, type StepMetrics } from '../../lib/train/metrics.js';
 import { progressSink } from '../../lib/train/progress.js';
 import { crc32c, tensorBoardSink, tfRecord } from '../../lib/train/tensorboard.js';
+import { flopsPerToken, measurePeak } from '../../lib/train/utilization.js';
 
 const metrics = (step: number, more: Partial<StepMetrics> = {}): StepMetrics => ({
   ...{ step, epoch: step / 10, loss: 3 / step, lr: 1e-3, tokens: 100, time: step, gradNorm: 1, tokensPerSecond: 1234 },
+  ...{ utilization: 0.5, memoryPeak: 1e6 },
   ...more,
 });
 
@@ -45,6 +49,38 @@ describe('metrics.jsonl', () => {
     ]);
     jsonlSink(path);
     expect(readFileSync(path, 'utf8')).toBe('');
+  });
+});
+
+describe('metrics.csv', () => {
+  it('has a row a step under its header, begins anew, and continues after a resumed step', () => {
+    const path = join(folder, 'metrics.csv');
+    const first = csvSink(path);
+    for (const step of [1, 2, 3]) first.write(metrics(step));
+    const resumed = csvSink(path, 2);
+    resumed.write(metrics(3, { loss: Number.NaN, evalLoss: 2.5 }));
+    resumed.close();
+    expect(readFileSync(path, 'utf8').split('\n')).toEqual([
+      'step,epoch,loss,lr,tokens,time,gradNorm,tokensPerSecond,utilization,memoryPeak,evalLoss,evalPerplexity',
+      '1,0.1,3,0.001,100,1,1,1234,0.5,1000000,,',
+      '2,0.2,1.5,0.001,100,2,1,1234,0.5,1000000,,',
+      '3,0.3,NaN,0.001,100,3,1,1234,0.5,1000000,2.5,',
+      '',
+    ]);
+    csvSink(path).close();
+    expect(readFileSync(path, 'utf8').split('\n')).toHaveLength(2);
+  });
+});
+
+describe('utilization', () => {
+  it('counts the products of a step, and measures a peak', () => {
+    const shape = { n_layer: 2, n_embd: 8, n_head: 2, vocab_size: 10, n_positions: 16 };
+    const model = new GPT2LMHeadModel(shape, { device: 'meta' });
+    const matrices = 10 * 8 + 2 * (8 * 24 + 8 * 8 + 8 * 32 + 32 * 8); // the table as head, and each block's four
+    expect(flopsPerToken(model, 16)).toBe(6 * matrices + 12 * 2 * 8 * 16);
+    model.requiresGrad(false);
+    expect(flopsPerToken(model, 16)).toBe(4 * matrices + 12 * 2 * 8 * 16);
+    expect(measurePeak('float32', 'cpu')).toBeGreaterThan(1e8);
   });
 });
 
