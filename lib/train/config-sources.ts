@@ -1,13 +1,15 @@
-// Where the value of an option comes from: flag > environment > config file > default. Refuses unknown keys of a file
+// Where the value of an option comes from: flag > environment > config file > DeepSpeed config > default. Refuses unknown keys of a file
 // and near misses among the SHARDLOOP_ variables. Does not know what the options mean (config.ts does).
 import { readFileSync } from 'node:fs';
 import { parse as parseYaml } from 'yaml';
 import type { z } from 'zod';
 import { ShardloopError } from '../core/errors.js';
+import { readEnvironment } from '../dist/environment.js';
 import { type ConfigSchema, finetuneSchema, planSchema, pretrainSchema } from './config.js';
+import { readDeepSpeed } from './deepspeed.js';
 import { nearest } from './nearest.js';
 
-export type Source = 'flag' | 'env' | 'file' | 'default';
+export type Source = 'flag' | 'env' | 'file' | 'deepspeed' | 'default';
 export interface Resolved<T> {
   config: T;
   /** Where each key's value came from. */
@@ -78,13 +80,24 @@ export function resolveConfig<S extends ConfigSchema>(schema: S, given: Given): 
     else take('flag', name, value);
   }
 
+  if (typeof values.deepspeed === 'string' && keys.includes('deepspeed')) {
+    const number = (key: string) => (typeof values[key] === 'number' ? (values[key] as number) : undefined);
+    const [microBatch, gradAccum, maxSteps] = ['microBatch', 'gradAccum', 'maxSteps'].map(number);
+    const launched = readEnvironment();
+    const world = launched.source === 'none' ? (number('nproc') ?? 1) : launched.size;
+    const found = readDeepSpeed(values.deepspeed, { world, microBatch, gradAccum, maxSteps });
+    problems.push(...found.problems);
+    for (const [key, value] of Object.entries(found.values))
+      if (values[key] === undefined) take('deepspeed', key, value);
+  }
+
   const parsed = schema.safeParse(values);
   for (const issue of parsed.error?.issues ?? []) {
     const key = String(issue.path[0] ?? '');
     if (values[key] === undefined) problems.push(`--${kebab(key)} is required: ${fieldOf(schema, key).description}`);
     else
       problems.push(
-        `${spelt(key, sources[key]!, given.file)}: ${expectation(fieldOf(schema, key), issue.message)}, received ${show(values[key])}`,
+        `${spelt(key, sources[key]!, sources[key] === 'deepspeed' ? String(values.deepspeed) : given.file)}: ${expectation(fieldOf(schema, key), issue.message)}, received ${show(values[key])}`,
       );
   }
   if (problems.length > 0) throw new ShardloopError('BAD_CONFIG', problems.join('\n'));
@@ -97,7 +110,7 @@ const show = (value: unknown) => (typeof value === 'number' ? String(value) : (J
 /** How the user wrote the option. */
 function spelt(key: string, source: Source, file?: string): string {
   if (source === 'env') return variable(key);
-  return source === 'file' ? `${key} in ${file}` : `--${kebab(key)}`;
+  return source === 'file' || source === 'deepspeed' ? `${key} in ${file}` : `--${kebab(key)}`;
 }
 
 function meant(name: string, candidates: string[]): string {

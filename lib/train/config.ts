@@ -40,6 +40,11 @@ const training = {
     .enum(['fp32', 'bf16', 'bf16-autocast'])
     .default('fp32')
     .describe('fp32; bf16: bf16 weights, fp32 master of what trains; bf16-autocast: fp32 weights, bf16 products'),
+  deepspeed: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('DeepSpeed config (JSON) to take options from; what it says and is not supported is named'),
   zero: whole(0)
     .max(3)
     .default(0)

@@ -13,7 +13,7 @@ import type { StepMetrics } from './metrics.js';
 import { microBatches } from './micro-batch.js';
 import { makeOptimizer, makeSchedule } from './optimizer.js';
 import { planRun } from './plan.js';
-import { openSinks, type Run, seedStep, stopIfAsked, sumOverRanks } from './run.js';
+import { openSinks, type Run, seedStep, stopIfAsked, sumOverRanks, tell } from './run.js';
 import { spread } from './spread.js';
 import { type StepContext, trainStep } from './step.js';
 import type { RunSummary } from './summary.js';
@@ -74,6 +74,12 @@ export async function trainLoop(
     parts: partsOf(strategy, trainable).map(([, part]) => part),
     precision: precisionOf(config.precision, device),
   };
+  if (config.deepspeed !== undefined) {
+    tell(
+      run,
+      `global batch ${batches.globalBatch} = ${microBatch} (micro-batch) x ${gradAccum} (accumulation) x ${worldSize} (ranks)`,
+    );
+  }
   const checkpoints = new Checkpoints(run, { trainable, optimizer, schedule, batches });
   const before = await checkpoints.resume();
   const held = data.heldOut;
