@@ -9,6 +9,8 @@ export {
   type LoadModelOptions,
   loadModel,
   loadShape,
+  openWeights,
   type SaveModelOptions,
   saveModel,
+  type Weights,
 } from './load.js';

@@ -33,7 +33,7 @@ import { gpt2Plan } from './gpt2/plan.js';
 export interface LoadModelOptions {
   /** dtype of the parameters. Default: the checkpoint's. */
   readonly dtype?: DType;
-  /** Default 'cpu'. */
+  /** Default 'cpu'; 'meta' checks the files and gives shapes without memory, for {@link openWeights} to fill. */
   readonly device?: string;
   /** Whether the tokenizer is read too. Default true. */
   readonly tokenizer?: boolean;
@@ -136,6 +136,8 @@ function buildModel(
   }
   const { device = 'cpu', mapped = false } = options;
   const model = new GPT2LMHeadModel(config, { dtype, device: 'meta' });
+  model.source = dir;
+  if (device === 'meta') return model.eval();
   const state = new Map<string, Tensor>();
   try {
     for (const [name, stored] of names) {
@@ -147,8 +149,30 @@ function buildModel(
     for (const t of state.values()) t[Symbol.dispose]();
     throw error;
   }
-  model.source = dir;
   return model.eval();
+}
+
+/** The weights of a folder, one at a time. */
+export interface Weights {
+  /** Copies the values of a parameter into `into`, whose dtype and device they take. Throws BAD_MODEL for an unknown name. */
+  copy(name: string, into: Tensor): void;
+  close(): void;
+}
+
+/** Opens the weights of a folder that {@link loadModel} loads, by the model's names. */
+export async function openWeights(dir: string): Promise<Weights> {
+  requireFolderName('openWeights', dir);
+  const source = await openSafetensorsFolder(dir);
+  const names = publishedNames(source, dir);
+  return {
+    copy(name, into) {
+      const stored = names.get(name) ?? (name === 'transformer.wte.weight' ? names.get('lm_head.weight') : undefined);
+      if (stored === undefined) throw new ShardloopError('BAD_MODEL', `${dir}: expected a tensor ${name}, found none`);
+      noGrad(() => scope(() => ops.copy_(into, source.tensor(stored))));
+      source.close(); // lets go of the pages that were read; the next tensor maps the file again
+    },
+    close: () => source.close(),
+  };
 }
 
 function readTensor(source: TensorSource, name: string, dtype: DType, device: string, mapped: boolean): Tensor {

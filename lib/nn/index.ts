@@ -13,4 +13,4 @@ export { LayerNorm, type LayerNormOptions, RMSNorm, type RMSNormOptions } from '
 export type { TensorOptions } from './options.js';
 export { type Buffer, buffer, type Parameter, parameter } from './parameter.js';
 export { type Carry, cut, type Segment, segment, segmentParameters, segmentsOf } from './segment.js';
-export type { LoadOptions, LoadResult } from './state.js';
+export { type LoadOptions, type LoadResult, replaceTensors } from './state.js';

@@ -44,6 +44,11 @@ export interface Gpt2InitOptions {
  * weight is filled once.
  */
 export function gpt2(model: Module, options: Gpt2InitOptions): void {
+  for (const [name, t] of model.namedParameters()) gpt2Parameter(name, t, options);
+}
+
+/** The same for one parameter of that name. */
+export function gpt2Parameter(name: string, t: Tensor, options: Gpt2InitOptions): void {
   const { layers, std = 0.02, residual = (name) => name.endsWith('c_proj.weight') } = options;
   if (!Number.isSafeInteger(layers) || layers < 1) {
     throw new ShardloopError(
@@ -51,9 +56,7 @@ export function gpt2(model: Module, options: Gpt2InitOptions): void {
       `init.gpt2: expected layers to be an integer of at least 1, received ${layers}`,
     );
   }
-  for (const [name, t] of model.namedParameters()) {
-    if (t.ndim >= 2) normal(t, { std: residual(name) ? std / Math.sqrt(2 * layers) : std });
-    else if (name === 'bias' || name.endsWith('.bias')) zeros(t);
-    else ones(t);
-  }
+  if (t.ndim >= 2) normal(t, { std: residual(name) ? std / Math.sqrt(2 * layers) : std });
+  else if (name === 'bias' || name.endsWith('.bias')) zeros(t);
+  else ones(t);
 }

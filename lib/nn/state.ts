@@ -85,7 +85,12 @@ function assignTensors(root: Module, state: ReadonlyMap<string, Tensor>): void {
     const given = state.get(name);
     if (given !== undefined && !replacement.has(old)) replacement.set(old, given);
   }
-  for (const [, module] of root.namedModules()) {
+  replaceTensors([root], replacement);
+}
+
+/** Puts the new tensors into every field of these modules that held an old one; the old ones are freed. */
+export function replaceTensors(roots: readonly Module[], replacement: ReadonlyMap<Tensor, Tensor>): void {
+  for (const [, module] of roots.flatMap((root) => root.namedModules())) {
     for (const { holder, key, value } of membersOf(module)) {
       if (isModule(value)) continue;
       const given = replacement.get(value);

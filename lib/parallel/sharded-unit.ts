@@ -21,6 +21,10 @@ const ALIGNMENT = 16;
 export interface UnitOptions {
   /** Whether the buffer has memory only while it is needed. */
   readonly releases: boolean;
+  /** Writes the values of a parameter on the meta device into its place in the buffer. */
+  readonly fill?: (parameter: Tensor, into: Tensor) => void;
+  /** Where the buffer of parameters on the meta device is; default: 'cpu'. */
+  readonly device?: string;
   /** Over which groups, one after the other, rank 0's values are copied to the others first. */
   readonly sources: readonly Group[];
 }
@@ -42,23 +46,30 @@ export class ShardedUnit {
   /** The segments that asked for it and have not left it. */
   readonly #wantedBy = new Set<number>();
 
-  /** Collective. Moves the parameters of `plan` into the flat buffer; the parameters stay the same Tensor objects. */
-  constructor(plan: BucketPlan, group: Group, { releases, sources }: UnitOptions) {
-    this.plan = plan;
+  /**
+   * Collective. Moves the parameters of `plan` into the flat buffer. The parameters stay the same Tensor objects, but for
+   * those on the meta device that are filled: the slots of this unit's `plan` have new ones.
+   */
+  constructor(plan: BucketPlan, group: Group, { releases, sources, fill, device: filledOn = 'cpu' }: UnitOptions) {
     this.#group = group;
     this.#releases = releases;
     this.shardSize = Math.ceil(plan.numel / group.size / ALIGNMENT) * ALIGNMENT;
     const { shardSize } = this;
-    const { dtype, device } = plan.slots[0]!.parameter;
-    const [flat, shard, parts] = keep(
+    const { dtype, device: given } = plan.slots[0]!.parameter;
+    const device = given === 'meta' && fill !== undefined ? filledOn : given;
+    const [flat, shard, parts, parameters] = keep(
       noGrad(() =>
         scope(() => {
           const flat = ops.empty([shardSize * group.size], { dtype, device });
-          for (const { parameter, offset, numel } of plan.slots) {
+          const parameters = plan.slots.map(({ parameter, offset, numel }) => {
             const home = ops.view(ops.narrow(flat, 0, offset, numel), parameter.shape);
-            ops.copy_(home, parameter);
-            call('aten::set_data', parameter, home); // its old memory goes
-          }
+            const isFilled = device !== given;
+            if (isFilled) fill!(parameter, home);
+            else ops.copy_(home, parameter);
+            const here = isFilled ? ops.empty([0], { dtype, device }) : parameter;
+            call('aten::set_data', here, home); // its old memory goes
+            return here;
+          });
           ops.zero_(ops.narrow(flat, 0, plan.numel, flat.numel - plan.numel));
           for (const ranks of sources) ranks.broadcast(flat).wait();
           const own = ops.narrow(flat, 0, group.rank * shardSize, shardSize);
@@ -72,10 +83,11 @@ export class ShardedUnit {
               start: from - offset,
             };
           });
-          return [flat, shard, parts] as const;
+          return [flat, shard, parts, parameters] as const;
         }),
       ),
     );
+    this.plan = { ...plan, slots: plan.slots.map((slot, i) => ({ ...slot, parameter: parameters[i]! })) };
     this.#flat = flat;
     this.shard = shard;
     this.parts = parts;

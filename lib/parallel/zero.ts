@@ -8,7 +8,7 @@
 // live once in each node, and their gradients are summed over the nodes.
 import { type DType, ShardloopError, type Tensor } from '../core/index.js';
 import type { Group } from '../dist/index.js';
-import type { Segment } from '../nn/index.js';
+import { replaceTensors, type Segment } from '../nn/index.js';
 import { checkAlike } from './alike.js';
 import { planBuckets } from './buckets.js';
 import { GradientShards } from './gradient-shards.js';
@@ -30,6 +30,13 @@ export interface ZeroOptions {
   op?: 'sum' | 'avg';
   /** Whether rank 0's parameters are copied to the others first. Default true. */
   broadcast?: boolean;
+  /**
+   * Writes the values of a parameter on the meta device into `into` (its shape), on `device`: so a model is made that no
+   * rank ever holds whole under stage 3, where it is called in the order of the model. The modules get new Tensor objects.
+   */
+  fill?: (parameter: Tensor, into: Tensor) => void;
+  /** Where parameters on the meta device are filled. Default 'cpu'. */
+  device?: string;
   /** How many segments ahead parameters are fetched. Default 1. */
   prefetch?: number;
 }
@@ -55,7 +62,15 @@ export function zero(segments: readonly Segment[], group: Group, options: ZeroOp
     : planBuckets(segments, { bytes: bucketBytes });
   for (const ranks of many === null ? [group] : [many, group]) checkAlike('zero', plans, ranks);
   const sources = broadcast ? (many === null ? [group] : [many, group]) : [];
-  const units = plans.map((plan) => new ShardedUnit(plan, group, { releases, sources }));
+  const { fill, device } = options;
+  const inOrder = [...plans].sort((a, b) => a.readyAt - b.readyAt); // random numbers are drawn as for a whole model
+  const units = inOrder.map((plan) => new ShardedUnit(plan, group, { releases, sources, fill, device }));
+  if (fill !== undefined) {
+    const filled = units.flatMap(({ plan }, i) =>
+      plan.slots.map(({ parameter }, j) => [inOrder[i]!.slots[j]!.parameter, parameter] as const),
+    );
+    replaceTensors([...new Set(segments.flatMap(({ modules }) => modules))], new Map(filled));
+  }
   const dtype: DType | undefined = options.reduceDtype;
   const gradients = new GradientShards(units, group, many, { op, bucketBytes, dtype });
   const parts = new Map<Tensor, Part>();

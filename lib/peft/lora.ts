@@ -30,10 +30,12 @@ export interface LoraOptions {
   readonly rsLora?: boolean;
   /** dtype of A and B. Default: that of the layer that they stand beside. */
   readonly dtype?: DType;
+  /** Where A and B are made. Default: beside the layer's weight. */
+  readonly device?: string;
 }
 
 /** The settings that one adapter was made with; kept for its folder. */
-export interface LoraSettings extends Required<Omit<LoraOptions, 'dtype'>> {}
+export interface LoraSettings extends Required<Omit<LoraOptions, 'dtype' | 'device'>> {}
 
 const settingsOf = new WeakMap<Module, LoraSettings>();
 
@@ -57,7 +59,7 @@ export class LoraLinear extends Module implements AdapterLayer {
 
   constructor(
     base: BaseLayer,
-    options: Required<Pick<LoraOptions, 'rank' | 'alpha' | 'dropout' | 'rsLora'>> & { dtype?: DType },
+    options: Required<Pick<LoraOptions, 'rank' | 'alpha' | 'dropout' | 'rsLora'>> & { dtype?: DType; device?: string },
   ) {
     super();
     const { rank, alpha, dropout, rsLora } = options;
@@ -68,7 +70,7 @@ export class LoraLinear extends Module implements AdapterLayer {
     this.rank = rank;
     this.alpha = alpha;
     this.scaling = alpha / (rsLora ? Math.sqrt(rank) : rank);
-    const { device } = base.weight;
+    const { device = base.weight.device } = options;
     const dtype = options.dtype ?? base.weight.dtype;
     this.lora_dropout = new Dropout(dropout);
     this.lora_A = new Linear({ in: base.in, out: rank, bias: false, dtype, device });
@@ -148,7 +150,7 @@ function toFloat(t: Tensor): Tensor {
  * Throws BAD_ARGUMENT for an option out of range, targets that match nothing, or a model that has an adapter already.
  */
 export function addLora(model: Module, options: LoraOptions = {}): LoraSettings {
-  const { rank = 8, alpha = 16, dropout = 0, targetModules = 'all-linear', rsLora = false, dtype } = options;
+  const { rank = 8, alpha = 16, dropout = 0, targetModules = 'all-linear', rsLora = false, dtype, device } = options;
   checkOptions(options, { rank, alpha, dropout });
   refuseSecond(model);
   const settings = { rank, alpha, dropout, targetModules, rsLora };
@@ -162,7 +164,7 @@ export function addLora(model: Module, options: LoraOptions = {}): LoraSettings 
     );
   }
   model.requiresGrad(false);
-  for (const [name, base] of targets) model.setSubmodule(name, new LoraLinear(base, { ...settings, dtype }));
+  for (const [name, base] of targets) model.setSubmodule(name, new LoraLinear(base, { ...settings, dtype, device }));
   settingsOf.set(model, settings);
   return settings;
 }
@@ -195,7 +197,7 @@ export function refuseSecond(model: Module): void {
   );
 }
 
-const OPTIONS = ['rank', 'alpha', 'dropout', 'targetModules', 'rsLora', 'dtype'];
+const OPTIONS = ['rank', 'alpha', 'dropout', 'targetModules', 'rsLora', 'dtype', 'device'];
 
 function checkOptions(
   options: LoraOptions,

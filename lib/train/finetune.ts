@@ -2,7 +2,8 @@
 // of contents; what each line does is in the file that it comes from.
 import { join } from 'node:path';
 import type { z } from 'zod';
-import { loadModel, saveModel } from '../models/index.js';
+import type { Tensor } from '../core/index.js';
+import { loadModel, openWeights, saveModel } from '../models/index.js';
 import { addLora, saveAdapter } from '../peft/index.js';
 import { type FinetuneConfig, finetuneSchema } from './config.js';
 import { resolveConfig } from './config-sources.js';
@@ -10,6 +11,7 @@ import { readExamples, requireFolder } from './examples.js';
 import { trainLoop } from './loop.js';
 import { refuseOverwriting } from './out-folder.js';
 import { closeRun, describeRun, openRun, type RunOptions, type RunResult, stopIfAsked, tell } from './run.js';
+import { fillsShards } from './spread.js';
 
 /** What {@link finetune} takes; see the schema for every key. */
 export type FinetuneOptions = z.input<typeof finetuneSchema>;
@@ -25,8 +27,10 @@ export async function finetune(config: FinetuneOptions, options: RunOptions = {}
     const dir = requireFolder('--model', run.config.model);
     refuseOverwriting('--out', resultOf(run.config), { '--model': dir });
     await stopIfAsked(run);
-    const { model, tokenizer } = await loadModel(dir, { dtype: dtypeOf(run.config), device: run.device });
-    if (run.config.method === 'lora') addLora(model, adapterOptions(run.config));
+    const sharded = fillsShards(run.config, run.group);
+    const device = sharded ? 'meta' : run.device;
+    const { model, tokenizer } = await loadModel(dir, { dtype: dtypeOf(run.config), device });
+    if (run.config.method === 'lora') addLora(model, { ...adapterOptions(run.config), device: run.device });
     else model.requiresGrad(true);
     const examples = await readExamples(run.config, tokenizer, model.config.n_positions);
     if (examples.note) tell(run, examples.note);
@@ -35,9 +39,11 @@ export async function finetune(config: FinetuneOptions, options: RunOptions = {}
     await describeRun(run);
     const path = resultOf(run.config);
     const isAdapter = run.config.method === 'lora';
-    const summary = await trainLoop(run, model, examples, {
+    const weights = sharded ? await openWeights(dir) : null;
+    const fill = weights ? (name: string, into: Tensor) => weights.copy(name, into) : undefined;
+    const summary = await trainLoop(run, { model, fill }, examples, {
       path,
-      parameters: isAdapter ? model.parameters().filter((t) => t.requiresGrad) : model.parameters(),
+      parameters: () => model.parameters().filter((t) => !isAdapter || t.requiresGrad),
       async write() {
         if (isAdapter) await saveAdapter(model, path, { baseModel: run.config.model });
         else await saveModel(model, path);
@@ -45,6 +51,7 @@ export async function finetune(config: FinetuneOptions, options: RunOptions = {}
       },
     });
     await describeRun(run, summary);
+    weights?.close();
     model.dispose();
     return { rank: run.group.rank, summary };
   } finally {

@@ -36,9 +36,16 @@ export interface TrainingResult {
   /** Where. */
   readonly path: string;
   /** The parameters that it holds; they are whole while it is written. */
-  readonly parameters: readonly Tensor[];
+  readonly parameters: () => readonly Tensor[];
   /** Called on rank 0 after the last step. */
   write(): Promise<void>;
+}
+
+/** A model to train, and where the values of parameters on the meta device come from. */
+export interface TrainingModel {
+  readonly model: GPT2LMHeadModel;
+  /** Writes a parameter's values into `into`; for models that were made without memory ({@link fillsShards}). */
+  readonly fill?: (name: string, into: Tensor) => void;
 }
 
 /**
@@ -47,7 +54,7 @@ export interface TrainingResult {
  */
 export async function trainLoop(
   run: Run,
-  model: GPT2LMHeadModel,
+  { model, fill }: TrainingModel,
   data: TrainingData,
   result: TrainingResult,
 ): Promise<RunSummary> {
@@ -59,9 +66,11 @@ export async function trainLoop(
     padId: data.padId,
   });
   const total = Math.min(batches.totalSteps, config.maxSteps ?? Number.POSITIVE_INFINITY);
-  const trainable = model.namedParameters().filter(([, t]) => t.requiresGrad);
   const segments = segmentsOf(model);
-  const { strategy, close } = await spread(run, segments);
+  const names = new Map(model.namedParameters().map(([name, t]) => [t, name]));
+  const fillOne = fill && ((t: Tensor, into: Tensor) => fill(names.get(t)!, into));
+  const { strategy, close } = await spread(run, segments, { fill: fillOne, device });
+  const trainable = model.namedParameters().filter(([, t]) => t.requiresGrad);
   const { ledger } = run;
   ledger.book('parameters');
   const optimizer = makeOptimizer(trainable, config, strategy);
@@ -140,7 +149,7 @@ export async function trainLoop(
       await nextTurn(); // signals, timers and the caller's other work
     }
     if (options.dryRun) summary.plan = planRun(run, data, batches, total);
-    else await strategy.whole(() => (run.leads ? result.write() : undefined), result.parameters);
+    else await strategy.whole(() => (run.leads ? result.write() : undefined), result.parameters());
     summary.memory = ledger.use();
   } finally {
     trace.cancel();

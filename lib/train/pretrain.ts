@@ -5,11 +5,13 @@ import type { z } from 'zod';
 import { ShardloopError } from '../core/errors.js';
 import { byteTokenizer, loadTokenizer, type Tokenizer } from '../data/index.js';
 import { GPT2LMHeadModel, saveModel } from '../models/index.js';
+import { init } from '../nn/index.js';
 import { type PretrainConfig, pretrainSchema } from './config.js';
 import { resolveConfig } from './config-sources.js';
 import { requireFolder } from './examples.js';
-import { trainLoop } from './loop.js';
-import { closeRun, describeRun, openRun, type RunOptions, type RunResult, stopIfAsked } from './run.js';
+import { type TrainingModel, trainLoop } from './loop.js';
+import { closeRun, describeRun, openRun, type Run, type RunOptions, type RunResult, stopIfAsked } from './run.js';
+import { fillsShards } from './spread.js';
 import { readText } from './text.js';
 
 /** What {@link pretrain} takes; see the schema for every key. */
@@ -27,13 +29,14 @@ export async function pretrain(config: PretrainOptions, options: RunOptions = {}
     const tokenizer = await chooseTokenizer(run.config.tokenizer);
     const text = await readText(run.config, tokenizer);
     await stopIfAsked(run);
-    const model = makeModel(run.config, tokenizer, run.device);
+    const made = makeModel(run, tokenizer);
+    const { model } = made;
 
     await describeRun(run);
     const path = join(run.config.out, 'model');
-    const summary = await trainLoop(run, model, text, {
+    const summary = await trainLoop(run, made, text, {
       path,
-      parameters: model.parameters(),
+      parameters: () => model.parameters(),
       write: () => saveModel(model, path, { tokenizer }),
     });
     await describeRun(run, summary);
@@ -48,8 +51,8 @@ async function chooseTokenizer(name: string): Promise<Tokenizer> {
   return name === 'byte' ? byteTokenizer() : await loadTokenizer(requireFolder('--tokenizer', name));
 }
 
-/** The same weights on every rank: the random state was seeded alike. */
-function makeModel(config: PretrainConfig, tokenizer: Tokenizer, device: string): GPT2LMHeadModel {
+/** The same weights on every rank: the random state was seeded alike. Where they are sharded they are drawn later. */
+function makeModel({ config, device, group }: Run<PretrainConfig>, tokenizer: Tokenizer): TrainingModel {
   const { layers, heads, width, dropout, seqLen, precision } = config;
   if (width % heads !== 0) {
     throw new ShardloopError('BAD_CONFIG', `--heads: expected a divisor of --width ${width}, received ${heads}`);
@@ -58,5 +61,9 @@ function makeModel(config: PretrainConfig, tokenizer: Tokenizer, device: string)
   const dropouts = { resid_pdrop: dropout, embd_pdrop: dropout, attn_pdrop: dropout };
   const tokens = { bos_token_id: tokenizer.bosId, eos_token_id: tokenizer.eosId, pad_token_id: tokenizer.padId };
   const dtype = precision === 'bf16' ? 'bfloat16' : 'float32';
-  return new GPT2LMHeadModel({ ...shape, ...dropouts, ...tokens }, { dtype, device });
+  const sharded = fillsShards(config, group);
+  const model = new GPT2LMHeadModel({ ...shape, ...dropouts, ...tokens }, { dtype, device: sharded ? 'meta' : device });
+  if (!sharded) return { model };
+  const options = { layers, std: model.config.initializer_range };
+  return { model, fill: (name, into) => init.gpt2Parameter(name, into, options) };
 }

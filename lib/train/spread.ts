@@ -1,5 +1,5 @@
 // From the options of a run to the way in which its model is spread over the ranks. The ways are lib/parallel's.
-import { ShardloopError } from '../core/index.js';
+import { ShardloopError, type Tensor } from '../core/index.js';
 import { type Group, mesh } from '../dist/index.js';
 import type { Segment } from '../nn/index.js';
 import { replicate, type Strategy, zero } from '../parallel/index.js';
@@ -7,6 +7,11 @@ import type { TrainingConfig } from './config.js';
 
 /** The options that decide it. */
 export type SpreadConfig = Pick<TrainingConfig, 'zero' | 'shardRanks' | 'optimizer' | 'reduceDtype' | 'bucketMb'>;
+
+/** Whether the model is made on the meta device and filled shard by shard, so that no rank ever holds it whole. */
+export function fillsShards(config: Pick<SpreadConfig, 'zero' | 'shardRanks'>, { size }: Group): boolean {
+  return config.zero === 3 && (config.shardRanks ?? size) > 1;
+}
 
 /** A strategy, and what to call when nothing uses it any more. */
 export interface Spread {
@@ -16,10 +21,11 @@ export interface Spread {
   close(): Promise<void>;
 }
 
-/** Replicates the model or shards it. Collective. Throws BAD_CONFIG when the options do not fit each other or the ranks. */
+/** Replicates the model or shards it; `made` fills parameters on the meta device. Collective. Throws BAD_CONFIG when the options do not fit each other or the ranks. */
 export async function spread(
   { config, group }: { config: SpreadConfig; group: Group },
   segments: readonly Segment[],
+  made: { fill?: (parameter: Tensor, into: Tensor) => void; device?: string } = {},
 ): Promise<Spread> {
   const { shardRanks, optimizer } = config;
   const stage = config.zero as 0 | 1 | 2 | 3;
@@ -41,14 +47,14 @@ export async function spread(
     );
   }
   if (shardRanks === undefined || shardRanks === group.size) {
-    const strategy = zero(segments, group, { ...options, stage });
+    const strategy = zero(segments, group, { ...options, ...made, stage });
     return { strategy, groups: [group], close: async () => strategy.dispose() };
   }
   if (group.size % shardRanks !== 0)
     throw misfit(`--shard-ranks: expected a divisor of ${group.size} ranks`, shardRanks);
   const ranks = await mesh(group, { replicate: group.size / shardRanks, shard: shardRanks });
   const [shards, replicas] = [ranks.group('shard'), ranks.group('replicate')];
-  const strategy = zero(segments, shards, { ...options, stage, replicas });
+  const strategy = zero(segments, shards, { ...options, ...made, stage, replicas });
   return {
     strategy,
     groups: [shards, replicas],

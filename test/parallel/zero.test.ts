@@ -137,6 +137,55 @@ describe('zero', () => {
     }
   });
 
+  it('fills a model that was made without memory, one unit at a time, under every stage', async () => {
+    const runs = await runRanks(
+      2,
+      `class Layer extends nn.Module {
+         constructor() { super(); this.weight = nn.parameter(core.empty([64, 64], { device: 'meta' })); }
+         forward(x) { return core.ops.matmul(x, this.weight); }
+       }
+       const group = await dist.init({ timeoutSeconds: 30 });
+       const results = {};
+       for (const stage of [1, 2, 3]) {
+         const layers = Array.from({ length: 8 }, () => new Layer());
+         const tied = layers[7].weight; layers[0].weight = tied; // another field that holds the same tensor
+         const segments = layers.map((l, i) => nn.segment('l' + i, [l], ([x]) => [l.forward(x)]));
+         const order = [];
+         const names = new Map(layers.map((l, i) => [l.weight, i]));
+         core.memory.resetPeak();
+         const before = core.memory.allocatorStats().allocated;
+         const strategy = parallel.zero(segments, group, { stage, device: 'cpu', fill(t, into) {
+           order.push(names.get(t));
+           core.ops.fill_(into, names.get(t));
+         } });
+         const { allocated, peak } = core.memory.allocatorStats();
+         const x = core.ones([1, 64]);
+         const loss = parallel.runSegments(segments, [x], ([y]) => core.ops.sum(y), { strategy });
+         await strategy.finish();
+         const values = await strategy.whole(() => layers.map((l) => l.weight.get(0, 0).itemSync()));
+         results[stage] = { order, values, held: (allocated - before) / 16384, most: (peak - before) / 16384,
+           device: layers[3].weight.device, trains: layers[3].weight.requiresGrad, tied: layers[0].weight === layers[7].weight,
+           gradients: layers.map((l) => strategy.part(l.weight).tensor).every((part) => part.numel === 0 || part.grad !== null) };
+         for (const t of [x, loss]) t.dispose();
+         strategy.dispose();
+       }
+       report(results);
+       await group.destroy();`,
+    );
+    for (const { err, reports } of runs) {
+      expect(err).toBe('');
+      for (const [stage, result] of Object.entries(reports[0] as Record<string, Record<string, number>>)) {
+        const { held, most, order, ...rest } = result as Record<string, number> & { order: number[] };
+        // Under stage 3 in the order of the model; the tied one is the first segment's.
+        expect(stage === '3' ? order : order.sort((a, b) => (a % 7) - (b % 7))).toEqual([7, 1, 2, 3, 4, 5, 6]);
+        const filled = { values: [7, 1, 2, 3, 4, 5, 6, 7] };
+        expect(rest).toEqual({ ...filled, device: 'cpu', trains: true, tied: true, gradients: true });
+        expect(held).toBeCloseTo(stage === '3' ? 3.5 : 7, 1); // in matrices
+        expect(most).toBeLessThan(stage === '3' ? 3.5 + 1.1 : 7.1);
+      }
+    }
+  });
+
   it('reduces in the dtype that is asked for, and averages', async () => {
     const runs = await runRanks(
       2,
