@@ -166,7 +166,7 @@ describe('zero', () => {
          results[stage] = { order, values, held: (allocated - before) / 16384, most: (peak - before) / 16384,
            device: layers[3].weight.device, trains: layers[3].weight.requiresGrad, tied: layers[0].weight === layers[7].weight,
            gradients: layers.map((l) => strategy.part(l.weight).tensor).every((part) => part.numel === 0 || part.grad !== null) };
-         for (const t of [x, loss]) t.dispose();
+         for (const t of [x, loss, ...layers.map((l) => l.weight)]) t[Symbol.dispose]();
          strategy.dispose();
        }
        report(results);
