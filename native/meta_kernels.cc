@@ -69,16 +69,22 @@ Three flash_attention_backward(const Tensor&, const Tensor& query, const Tensor&
   return {at::empty_like(query), at::empty_like(key), at::empty_like(value)};
 }
 
+Tensor& abs_out(const Tensor& self, Tensor& out) { return const_cast<Tensor&>(out.resize_(self.sizes())); }
+
+// `name` may have an overload: "abs.out".
 template <typename Function>
-void describe(torch::Library& library, const char* name, Function function) {
-  const auto known = c10::Dispatcher::singleton().findSchema({std::string("aten::") + name, ""});
-  if (known && !known->hasKernelForDispatchKey(c10::DispatchKey::Meta)) library.impl(name, function);
+void describe(torch::Library& library, const std::string& name, Function function) {
+  const size_t dot = name.find('.');
+  const std::string overload = dot == std::string::npos ? "" : name.substr(dot + 1);
+  const auto known = c10::Dispatcher::singleton().findSchema({"aten::" + name.substr(0, dot), overload});
+  if (known && !known->hasKernelForDispatchKey(c10::DispatchKey::Meta)) library.impl(name.c_str(), function);
 }
 
 // Lives as long as the addon does: dropping it would take the kernels back.
 [[maybe_unused]] const auto* const library = [] {
   auto* aten = new torch::Library(torch::Library::IMPL, "aten", c10::DispatchKey::Meta, __FILE__, __LINE__);
   describe(*aten, "index_select", &index_select);
+  describe(*aten, "abs.out", &abs_out);
   describe(*aten, "embedding_dense_backward", &embedding_dense_backward);
   describe(*aten, "native_layer_norm", &native_layer_norm);
   describe(*aten, "native_layer_norm_backward", &native_layer_norm_backward);

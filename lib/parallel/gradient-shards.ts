@@ -7,6 +7,7 @@
 // whole (size, n), of which rank r receives row r.
 import { type DType, dtypeBytes, keep, noGrad, ops, scope, type Tensor, tensor, zeros } from '../core/index.js';
 import type { Group, Work } from '../dist/index.js';
+import { type Codec, type Compression, codecOf, emptyMemory } from './compress.js';
 import type { ShardedUnit } from './sharded-unit.js';
 
 /** How gradients travel. */
@@ -16,6 +17,8 @@ export interface ReductionOptions {
   readonly bucketBytes: number;
   /** In which dtype they travel; default: their own. */
   readonly dtype?: DType;
+  /** Packs them into fewer bytes; they are float32 before. */
+  readonly compression?: Compression;
 }
 
 /** Elements of one slot that go to one place of a bucket. */
@@ -33,6 +36,8 @@ interface Chunk {
   readonly copies: readonly Copy[];
   /** Places of the bucket that no parameter fills: [at, count]. */
   readonly padding: readonly (readonly [number, number])[];
+  /** What a codec that remembers has not sent yet (size, n). */
+  memory: Tensor | null;
 }
 
 interface UnitState {
@@ -58,6 +63,8 @@ interface Flight {
   readonly chunk: Chunk;
   /** Where the rank's row arrives: its place in the sum, or the bucket's own memory to be added to it. */
   readonly target: Tensor; // (n)
+  /** What came in packed; unpacked into the target as it is complete. */
+  packed: Tensor | null;
   readonly adds: boolean;
   work: Work;
   hop: 'scattering' | 'summing';
@@ -126,22 +133,50 @@ export class GradientShards {
     const sum = this.#sumOf(state);
     const adds = accumulates || sum.dtype !== bucket.received.dtype;
     if (adds && !accumulates) ops.zero_(ops.narrow(sum, 0, chunk.from, chunk.n));
+    const { compression } = this.#options;
     const target = keep(adds ? ops.narrow(bucket.received, 0, 0, chunk.n) : ops.narrow(sum, 0, chunk.from, chunk.n));
-    const work = this.#group.reduceScatter(target, whole, this.#options.op);
-    bucket.flight = { bucket, state, chunk, target, adds, work, hop: 'scattering' };
+    const { packed, work } =
+      compression === undefined
+        ? { packed: null, work: this.#group.reduceScatter(target, whole, this.#options.op) }
+        : this.#sendPacked(codecOf(compression), chunk, whole);
+    bucket.flight = { bucket, state, chunk, target, packed, adds, work, hop: 'scattering' };
     this.#flights.push(bucket.flight);
     this.#advance();
   }
 
+  /** Sends each rank the packed piece of its shard. */
+  #sendPacked(codec: Codec, chunk: Chunk, whole: Tensor): { packed: Tensor; work: Work } {
+    const { size } = this.#group;
+    if (codec.remembers) chunk.memory ??= emptyMemory(size, chunk.n, whole.device);
+    const sent = codec.pack(ops.view(whole, [size, chunk.n]), chunk.memory);
+    const packed = keep(ops.empty_like(sent));
+    return { packed, work: this.#group.allToAll(packed, sent) };
+  }
+
+  /** A piece has arrived: unpacks it, if it is packed. */
+  #receive(flight: Flight): void {
+    flight.work.wait(); // throws if it failed; with NCCL, orders the streams
+    if (flight.packed === null) return;
+    const { packed, chunk, target } = flight;
+    noGrad(() =>
+      scope(() => {
+        const sum = codecOf(this.#options.compression!).unpack(packed, chunk.n);
+        ops.copy_(target, this.#options.op === 'avg' ? ops.div(sum, this.#group.size) : sum);
+      }),
+    );
+    packed.dispose();
+    flight.packed = null;
+  }
+
   #wireDtype({ shard }: ShardedUnit): DType {
-    return this.#options.dtype ?? shard.dtype;
+    return this.#options.compression === undefined ? (this.#options.dtype ?? shard.dtype) : 'float32';
   }
 
   /** This rank's sums of a unit. Half-precision gradients that travel in float32 are kept so. */
   #sumOf(state: UnitState): Tensor {
     const { shard, shardSize } = state.unit;
     const isHalf = shard.dtype === 'bfloat16' || shard.dtype === 'float16';
-    const dtype = isHalf && this.#options.dtype === 'float32' ? 'float32' : shard.dtype;
+    const dtype = isHalf && this.#wireDtype(state.unit) === 'float32' ? 'float32' : shard.dtype;
     state.sum ??= keep(zeros([shardSize], { dtype, device: shard.device }));
     return state.sum;
   }
@@ -177,14 +212,14 @@ export class GradientShards {
       for (const flight of flights) {
         if (flight.hop === 'summing') continue;
         if (!flight.work.isCompleted) break;
-        flight.work.wait(); // throws if it failed; with NCCL, orders the streams
+        this.#receive(flight);
         flight.work = this.#replicas.allReduce(flight.target, this.#options.op);
         flight.hop = 'summing';
       }
     }
     const lastHop = this.#replicas === null ? 'scattering' : 'summing';
     while (flights[0] !== undefined && flights[0].hop === lastHop && flights[0].work.isCompleted) {
-      flights[0].work.wait();
+      this.#receive(flights[0]);
       land(flights.shift()!);
     }
   }
@@ -230,7 +265,7 @@ export class GradientShards {
 
   dispose(): void {
     for (const state of this.#states) {
-      state.sum?.dispose();
+      for (const t of [state.sum, ...state.chunks.map(({ memory }) => memory)]) t?.dispose();
       state.sum = null;
     }
     for (const { whole, received } of [...this.#buckets.values()].flat()) {
@@ -274,7 +309,7 @@ function chunksOf({ plan, shardSize }: ShardedUnit, size: number, most: number):
       const filled = Math.max(begin, Math.min(end, plan.numel));
       if (filled < end) padding.push([rank * n + filled - begin, end - filled]);
     }
-    chunks.push({ from, n, copies, padding });
+    chunks.push({ from, n, copies, padding, memory: null });
   }
   return chunks;
 }

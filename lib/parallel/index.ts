@@ -1,4 +1,5 @@
 // The names of lib/parallel.
+export type { Compression } from './compress.js';
 export { type ReplicateOptions, replicate } from './replicate.js';
 export { type Checkpointing, forwardSegments, runSegments, type SegmentLoopOptions, skipSegments } from './segments.js';
 export { alone, type Part, type Pass, partsOf, type Strategy } from './strategy.js';

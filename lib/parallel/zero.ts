@@ -11,6 +11,7 @@ import type { Group } from '../dist/index.js';
 import { replaceTensors, type Segment } from '../nn/index.js';
 import { checkAlike } from './alike.js';
 import { planBuckets } from './buckets.js';
+import type { Compression } from './compress.js';
 import { GradientShards } from './gradient-shards.js';
 import { replicate } from './replicate.js';
 import { ShardedUnit } from './sharded-unit.js';
@@ -26,6 +27,8 @@ export interface ZeroOptions {
   bucketBytes?: number;
   /** In which dtype gradients travel and, for half-precision parameters, are kept: their own (default) or 'float32'; 'bfloat16' halves the traffic of float32 ones. */
   reduceDtype?: 'float32' | 'bfloat16';
+  /** Sends gradients packed: 'int8', or the share `ratio` of them that is largest ('topk'). Default: as they are. */
+  compression?: Compression;
   /** Default 'sum': each rank's loss is its share of the global batch's. 'avg' where each rank's loss is a mean of its own. */
   op?: 'sum' | 'avg';
   /** Whether rank 0's parameters are copied to the others first. Default true. */
@@ -72,7 +75,12 @@ export function zero(segments: readonly Segment[], group: Group, options: ZeroOp
     replaceTensors([...new Set(segments.flatMap(({ modules }) => modules))], new Map(filled));
   }
   const dtype: DType | undefined = options.reduceDtype;
-  const gradients = new GradientShards(units, group, many, { op, bucketBytes, dtype });
+  const gradients = new GradientShards(units, group, many, {
+    op,
+    bucketBytes,
+    dtype,
+    compression: options.compression,
+  });
   const parts = new Map<Tensor, Part>();
   for (const { plan, parts: own } of units) {
     for (const [i, { parameter }] of plan.slots.entries()) parts.set(parameter, own[i]!);
@@ -127,7 +135,7 @@ const WHOLE = -1;
 
 function checkOptions(
   group: Group,
-  { stage, op = 'sum', reduceDtype, replicas }: ZeroOptions,
+  { stage, op = 'sum', reduceDtype, replicas, compression }: ZeroOptions,
   { bucketBytes, prefetch }: { bucketBytes: number; prefetch: number },
 ): 1 | 2 | 3 {
   const refuse = (what: string, received: unknown): ShardloopError =>
@@ -137,6 +145,13 @@ function checkOptions(
   if (reduceDtype !== undefined && reduceDtype !== 'float32' && reduceDtype !== 'bfloat16') {
     throw refuse("reduceDtype to be 'float32' or 'bfloat16'", reduceDtype);
   }
+  if (compression !== undefined && compression.kind !== 'int8') {
+    if (compression.kind !== 'topk')
+      throw refuse("compression.kind to be 'int8' or 'topk'", (compression as { kind: unknown }).kind);
+    const { ratio } = compression;
+    if (!(ratio > 0 && ratio <= 1)) throw refuse('compression.ratio to be above 0 and at most 1', ratio);
+  }
+  if (compression !== undefined && reduceDtype !== undefined) throw refuse('reduceDtype or compression', 'both');
   if (!(bucketBytes > 0)) throw refuse('bucketBytes to be positive', bucketBytes);
   if (!Number.isSafeInteger(prefetch) || prefetch < 0) throw refuse('prefetch to be a whole number from 0', prefetch);
   if (replicas === group) throw refuse('replicas to be another group than that of the shards', 'the same');

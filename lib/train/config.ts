@@ -56,6 +56,11 @@ const training = {
     .enum(['same', 'fp32', 'bf16'])
     .default('same')
     .describe('dtype in which gradients travel: their own, fp32, or bf16'),
+  compress: z
+    .enum(['none', 'int8', 'topk'])
+    .default('none')
+    .describe('with `zero`, pack gradients on the wire: blocks of int8, or the largest ones with error feedback'),
+  compressRatio: positive().max(1).default(0.01).describe('share of the gradients that `topk` sends'),
   bucketMb: positive()
     .optional()
     .describe('most MiB of gradients that travel together (default: 4 over Gloo, 25 over NCCL)'),
@@ -150,7 +155,7 @@ export const planSchema = z.strictObject({
   targetModules: finetuneSchema.shape.targetModules,
   precision: z.enum(['fp32', 'bf16']).default('fp32').describe('of the weights; bf16 ones have an fp32 master'),
   ...pick('microBatch', 'gradAccum', 'optimizer', 'beta1'),
-  ...pick('zero', 'shardRanks', 'reduceDtype', 'bucketMb', 'checkpointing'),
+  ...pick('zero', 'shardRanks', 'reduceDtype', 'compress', 'compressRatio', 'bucketMb', 'checkpointing'),
 });
 
 function pick<K extends keyof typeof training>(...keys: K[]): Pick<typeof training, K> {

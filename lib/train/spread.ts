@@ -2,11 +2,14 @@
 import { ShardloopError, type Tensor } from '../core/index.js';
 import { type Group, mesh } from '../dist/index.js';
 import type { Segment } from '../nn/index.js';
-import { replicate, type Strategy, zero } from '../parallel/index.js';
+import { type Compression, replicate, type Strategy, zero } from '../parallel/index.js';
 import type { TrainingConfig } from './config.js';
 
 /** The options that decide it. */
-export type SpreadConfig = Pick<TrainingConfig, 'zero' | 'shardRanks' | 'optimizer' | 'reduceDtype' | 'bucketMb'>;
+export type SpreadConfig = Pick<
+  TrainingConfig,
+  'zero' | 'shardRanks' | 'optimizer' | 'reduceDtype' | 'compress' | 'compressRatio' | 'bucketMb'
+>;
 
 /** Whether the model is made on the meta device and filled shard by shard, so that no rank ever holds it whole. */
 export function fillsShards(config: Pick<SpreadConfig, 'zero' | 'shardRanks'>, { size }: Group): boolean {
@@ -34,7 +37,11 @@ export async function spread(
     reduceDtype: reduceDtype[config.reduceDtype],
     bucketBytes: config.bucketMb === undefined ? undefined : config.bucketMb * 2 ** 20,
   };
+  const compression = compressionOf(config);
+  if (compression !== undefined && config.reduceDtype !== 'same')
+    throw misfit('--compress packs float32: expected --reduce-dtype same', config.reduceDtype);
   if (stage === 0) {
+    if (compression !== undefined) throw misfit('--compress works on shards: expected --zero 1, 2 or 3', '--zero 0');
     if (shardRanks !== undefined)
       throw misfit('--shard-ranks needs something to shard', '--zero 0; use --zero 1, 2 or 3');
     const strategy = replicate(segments, group, options);
@@ -47,14 +54,14 @@ export async function spread(
     );
   }
   if (shardRanks === undefined || shardRanks === group.size) {
-    const strategy = zero(segments, group, { ...options, ...made, stage });
+    const strategy = zero(segments, group, { ...options, ...made, compression, stage });
     return { strategy, groups: [group], close: async () => strategy.dispose() };
   }
   if (group.size % shardRanks !== 0)
     throw misfit(`--shard-ranks: expected a divisor of ${group.size} ranks`, shardRanks);
   const ranks = await mesh(group, { replicate: group.size / shardRanks, shard: shardRanks });
   const [shards, replicas] = [ranks.group('shard'), ranks.group('replicate')];
-  const strategy = zero(segments, shards, { ...options, ...made, stage, replicas });
+  const strategy = zero(segments, shards, { ...options, ...made, compression, stage, replicas });
   return {
     strategy,
     groups: [shards, replicas],
@@ -63,6 +70,11 @@ export async function spread(
       await ranks.destroy();
     },
   };
+}
+
+function compressionOf({ compress, compressRatio: ratio }: SpreadConfig): Compression | undefined {
+  if (compress === 'none') return undefined;
+  return compress === 'int8' ? { kind: 'int8' } : { kind: 'topk', ratio };
 }
 
 function misfit(expected: string, received: unknown): ShardloopError {

@@ -80,6 +80,11 @@ describe('forecast', () => {
     const hybrid = await sent({ zero: 3, shardRanks: 2 });
     expect(hybrid.all_reduce).toBeGreaterThan(psi);
     expect((await sent({ zero: 1, reduceDtype: 'bf16' })).reduce_scatter).toBe(one.reduce_scatter! / 2);
+    const sentAs = async (more: Partial<PlanConfig>) =>
+      (await sent({ zero: 1, ...more })).all_to_all! / one.reduce_scatter!;
+    expect(await sentAs({ compress: 'int8' })).toBeCloseTo(260 / 1024, 2);
+    expect(await sentAs({ compress: 'topk' })).toBeCloseTo(0.01 * 2, 2);
+    expect(await sentAs({ compress: 'topk', compressRatio: 0.1 })).toBeCloseTo(0.1 * 2, 2);
     const small = await forecast({ ...shape, world: 4, zero: 2, bucketMb: 0.01 });
     expect(small.memory.gradients).toBeLessThan((await forecast({ ...shape, world: 4, zero: 2 })).memory.gradients);
   });

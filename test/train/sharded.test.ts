@@ -82,6 +82,10 @@ it('refuses what does not fit', async () => {
     '--optimizer adafactor needs whole matrices, and --zero shards them: expected adamw, sgd or lion',
   );
   expect(await failed('--nproc', '2', '--shard-ranks', '2')).toContain('--shard-ranks needs something to shard');
+  expect(await failed('--nproc', '2', '--compress', 'int8')).toContain('--compress works on shards');
+  expect(await failed('--nproc', '2', '--zero', '1', '--compress', 'topk', '--reduce-dtype', 'bf16')).toContain(
+    '--compress packs float32: expected --reduce-dtype same',
+  );
   expect(await failed('--nproc', '2', '--zero', '2', '--shard-ranks', '3')).toContain('expected a divisor of 2 ranks');
   expect(await failed('--zero', '4')).toContain('--zero: expected a number of at most 3');
 });
