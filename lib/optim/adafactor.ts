@@ -2,7 +2,7 @@
 // that PyTorch has: step size relative to the parameter, no first moment, decoupled weight decay.
 import { type DType, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
 import type { Group, OptimizerOptions } from './groups.js';
-import { BaseOptimizer, checkNumber, scaleGradients, type Update } from './optimizer.js';
+import { BaseOptimizer, checkNumber, type Update } from './optimizer.js';
 
 /** Settings of {@link Adafactor}, for all groups or for one. */
 export interface AdafactorSettings {
@@ -47,8 +47,14 @@ export class Adafactor extends BaseOptimizer<AdafactorSettings> {
   }
 
   protected override update(group: Group<AdafactorSettings>, updates: readonly Update[], gradScale: number): void {
-    scaleGradients(updates, gradScale);
-    for (const update of updates) scope(() => updateOne(group, update));
+    for (const update of updates) {
+      scope(() => {
+        const { param, half } = update;
+        const grad = ops.mul(ops._to_copy(update.grad, { dtype: param.dtype }), gradScale);
+        updateOne(group, { ...update, grad });
+        if (half !== null) ops.copy_(half, param);
+      });
+    }
   }
 }
 

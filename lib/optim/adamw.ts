@@ -1,8 +1,8 @@
-// AdamW: Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101), by libtorch's fused op, and the same
-// update composed of small ops, which the tests hold it against.
-import { full, ops, scope, type Tensor } from '../core/index.js';
+// AdamW: Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101).
+import { call, ops, type Tensor } from '../core/index.js';
 import type { Group, OptimizerOptions } from './groups.js';
-import { BaseOptimizer, checkBetas, checkBoolean, checkNumber, scaleGradients, type Update } from './optimizer.js';
+import { alike, type ComposedRule, composed, listsOf, statesOf } from './one-pass.js';
+import { BaseOptimizer, checkBetas, checkBoolean, checkNumber, type Update } from './optimizer.js';
 
 /** Settings of {@link AdamW}, for all groups or for one. */
 export interface AdamWSettings {
@@ -14,7 +14,7 @@ export interface AdamWSettings {
   eps: number;
   /** Share of the parameter, times `lr`, that is taken off at each step (default 0.01). */
   weightDecay: number;
-  /** One fused op for all parameters of the group (default), or several small ones for each. */
+  /** One native pass over memory for all parameters (default), or several small ops for each; the same result. */
   fused: boolean;
 }
 
@@ -37,64 +37,46 @@ export class AdamW extends BaseOptimizer<AdamWSettings> {
   }
 
   protected override update(group: Group<AdamWSettings>, updates: readonly Update[], gradScale: number): void {
-    if (group.fused) {
-      for (const alike of byKind(updates)) fusedUpdate(group, alike, gradScale);
-    } else {
-      scaleGradients(updates, gradScale);
-      for (const update of updates) scope(() => composedUpdate(group, update));
+    const { lr, betas, eps, weightDecay } = group;
+    if (!group.fused) {
+      for (const update of updates) composed(update, gradScale, ruleOf(group, update.state.step));
+      return;
+    }
+    for (const list of alike(updates, true)) {
+      const [correction1, correction2] = corrections(betas, list[0]!.state.step);
+      call(
+        'shardloop::adamw_step_',
+        ...listsOf(list),
+        statesOf(list, 'exp_avg'),
+        statesOf(list, 'exp_avg_sq'),
+        ...[lr, betas[0], betas[1], eps, weightDecay, correction1, correction2, gradScale],
+      );
     }
   }
 }
 
-/** The fused op takes tensors of one dtype on one device. */
-function byKind(updates: readonly Update[]): Update[][] {
-  const kinds = new Map<string, Update[]>();
-  for (const update of updates) {
-    const kind = `${update.param.dtype} ${update.param.device}`;
-    const list = kinds.get(kind);
-    if (list === undefined) kinds.set(kind, [update]);
-    else list.push(update);
-  }
-  return [...kinds.values()];
+/** The means start at 0; after `step` updates they hold this share of what they will. */
+function corrections([beta1, beta2]: readonly [number, number], step: number): [number, number] {
+  return [1 - beta1 ** step, 1 - beta2 ** step];
 }
 
-function fusedUpdate(group: AdamWSettings, updates: readonly Update[], gradScale: number): void {
-  const device = updates[0]!.param.device;
-  // The op reads the step counts from tensors; those that are equal share one.
-  const counts = new Map<number, Tensor>();
-  const count = (step: number): Tensor => {
-    const known = counts.get(step) ?? full([], step, { dtype: 'float32', device });
-    counts.set(step, known);
-    return known;
+function ruleOf({ lr, betas, eps, weightDecay }: AdamWSettings, step: number): ComposedRule {
+  const [beta1, beta2] = betas;
+  const [correction1, correction2] = corrections(betas, step);
+  return (param, grad, { exp_avg, exp_avg_sq }) => {
+    ops.add_(ops.mul_(exp_avg!, beta1), ops.mul(grad, 1 - beta1));
+    ops.add_(ops.mul_(exp_avg_sq!, beta2), ops.mul_(ops.mul_(grad, grad), 1 - beta2));
+    const denominator = ops.add_(ops.mul_(rootOf(exp_avg_sq!), 1 / Math.sqrt(correction2)), eps);
+    const step = ops.mul_(ops.div(exp_avg!, denominator), lr / correction1);
+    ops.sub_(ops.mul_(param, 1 - lr * weightDecay), step);
   };
-  ops._fused_adamw_(
-    updates.map(({ param }) => param),
-    updates.map(({ grad }) => grad),
-    updates.map(({ state }) => state.tensors.exp_avg!),
-    updates.map(({ state }) => state.tensors.exp_avg_sq!),
-    [],
-    updates.map(({ state }) => count(state.step)),
-    {
-      lr: group.lr,
-      beta1: group.betas[0],
-      beta2: group.betas[1],
-      weight_decay: group.weightDecay,
-      eps: group.eps,
-      amsgrad: false,
-      maximize: false,
-      grad_scale: gradScale === 1 ? null : full([], 1 / gradScale, { dtype: 'float32', device }), // it divides
-    },
-  );
 }
 
-function composedUpdate(group: AdamWSettings, { param, grad, state }: Update): void {
-  const [beta1, beta2] = group.betas;
-  const exp_avg = state.tensors.exp_avg!;
-  const exp_avg_sq = state.tensors.exp_avg_sq!;
-  ops.mul_(param, 1 - group.lr * group.weightDecay);
-  ops.lerp_(exp_avg, grad, 1 - beta1);
-  ops.addcmul_(ops.mul_(exp_avg_sq, beta2), grad, grad, { value: 1 - beta2 });
-  const root = Math.sqrt(1 - beta2 ** state.step);
-  const denominator = ops.add_(ops.div_(ops.sqrt(exp_avg_sq), root), group.eps);
-  ops.addcdiv_(param, exp_avg, denominator, { value: -group.lr / (1 - beta1 ** state.step) });
+/**
+ * The square root, of float32 rounded correctly. libtorch's CPU sqrt is not (it may be off in the last bit); by way of
+ * float64 it is. Of float64 it is as libtorch has it.
+ */
+function rootOf(t: Tensor): Tensor {
+  if (t.dtype === 'float64') return ops.sqrt(t);
+  return ops._to_copy(ops.sqrt_(ops._to_copy(t, { dtype: 'float64' })), { dtype: t.dtype });
 }

@@ -1,7 +1,15 @@
 // The names of `optim`, as in `import { optim } from 'shardloop'`.
 export { Adafactor, type AdafactorSettings } from './adafactor.js';
 export { AdamW, type AdamWSettings } from './adamw.js';
-export { type ClipOptions, clipCoefficient, clipGradNorm, gradNorm, type NormOptions } from './clip.js';
+export {
+  type ClipOptions,
+  clipCoefficient,
+  clipGradNorm,
+  type GradSquares,
+  gradNorm,
+  gradSquares,
+  type NormOptions,
+} from './clip.js';
 export { decayGroups, type Group, type GroupOptions, type OptimizerOptions, type Params } from './groups.js';
 export { Lion, type LionSettings } from './lion.js';
 export { type MasterGroup, MasterWeights, type MasterWeightsOptions } from './master.js';

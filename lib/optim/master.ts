@@ -1,8 +1,9 @@
 // Float32 masters for parameters in half precision: an optimizer around an optimizer. The inner one sees only float32
-// tensors; a step casts the gradients up, steps on the masters, and casts the result down into the parameters.
+// tensors. An optimizer of this folder reads the half-precision gradients and rounds its result into the parameters in the
+// same pass over memory; around any other one a step casts the gradients up, and the masters down afterwards.
 import { describe, isTensor, keep, noGrad, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
 import type { Group, Params } from './groups.js';
-import type { Optimizer, OptimizerState, StepOptions } from './optimizer.js';
+import { BaseOptimizer, type Optimizer, type OptimizerState, type StepOptions } from './optimizer.js';
 
 /** A group whose settings go to the inner optimizer as they are. */
 export interface MasterGroup {
@@ -45,6 +46,9 @@ export class MasterWeights<G extends { params: Params } = MasterGroup> implement
       return { ...group, params: params as unknown as Params };
     });
     this.inner = options.optimizer(groups);
+    if (this.inner instanceof BaseOptimizer) {
+      this.inner.masterFor(new Map(this.#pairs.map(({ param, master }) => [master, param])));
+    }
   }
 
   #masterOf(name: string, param: Tensor): Tensor {
@@ -69,6 +73,11 @@ export class MasterWeights<G extends { params: Params } = MasterGroup> implement
   }
 
   step(options: StepOptions = {}): void {
+    if (this.inner instanceof BaseOptimizer) this.inner.step(options);
+    else this.#stepByCasts(options);
+  }
+
+  #stepByCasts(options: StepOptions): void {
     noGrad(() =>
       scope(() => {
         const stepped = this.#pairs.filter(({ param, master }) => {

@@ -9,7 +9,7 @@ import { type Group, makeGroups, type OptimizerOptions } from './groups.js';
 export interface StepOptions {
   /**
    * Factor on the gradients (default 1): one over the tokens of the batch, times the clipping coefficient, over the loss
-   * scale. The gradients themselves are changed by it.
+   * scale. It is part of the update; the gradients themselves stay as they are.
    */
   gradScale?: number;
 }
@@ -58,7 +58,10 @@ export interface ParameterState {
 /** A parameter whose turn it is. `state.step` already counts this update. */
 export interface Update {
   readonly param: Tensor;
+  /** In the parameter's dtype, or in half precision or float32 where that differs. */
   readonly grad: Tensor;
+  /** The half-precision parameter whose master `param` is, and which receives the result too; null without one. */
+  readonly half: Tensor | null;
   readonly state: ParameterState;
 }
 
@@ -66,6 +69,7 @@ export interface Update {
 export abstract class BaseOptimizer<H extends { lr: number }> implements Optimizer {
   readonly groups: readonly Group<H>[];
   readonly #state = new Map<Tensor, ParameterState>();
+  #halves: ReadonlyMap<Tensor, Tensor> = new Map();
 
   constructor(options: OptimizerOptions<H>, defaults: H, check: (settings: H) => void) {
     this.groups = makeGroups(new.target.name, options, defaults, check);
@@ -74,7 +78,15 @@ export abstract class BaseOptimizer<H extends { lr: number }> implements Optimiz
   /** Makes the state tensors of a parameter. */
   protected abstract start(param: Tensor, group: Group<H>): Record<string, Tensor>;
 
-  /** Updates the parameters of one group. Runs without gradient and in a scope. */
+  /**
+   * Tells which parameters are masters, and of what: each takes its gradient from the half-precision parameter, and a step
+   * rounds its result into it. {@link MasterWeights} calls it.
+   */
+  masterFor(halves: ReadonlyMap<Tensor, Tensor>): void {
+    this.#halves = halves;
+  }
+
+  /** Updates the parameters of one group and their halves. Runs without gradient and in a scope. */
   protected abstract update(group: Group<H>, updates: readonly Update[], gradScale: number): void;
 
   prepare(): void {
@@ -93,11 +105,12 @@ export abstract class BaseOptimizer<H extends { lr: number }> implements Optimiz
         scope(() => {
           const updates: Update[] = [];
           for (const param of group.params) {
-            const grad = param.grad;
+            const half = this.#halves.get(param) ?? null;
+            const grad = (half ?? param).grad;
             if (grad === null) continue;
             const state = this.#stateOf(param, group);
             state.step++;
-            updates.push({ param, grad, state });
+            updates.push({ param, grad, half, state });
           }
           if (updates.length > 0) this.update(group, updates, gradScale);
         });
@@ -219,15 +232,6 @@ function checkSameNames(
   throw new ShardloopError(
     'BAD_ARGUMENT',
     `${where}: expected ${own.length} groups with the same parameters in the same order, received ${saved.length}; missing: ${show(missing)}; unexpected: ${show(unexpected)}`,
-  );
-}
-
-/** Multiplies the gradients in place, for optimizers that do not fold the factor into their update. */
-export function scaleGradients(updates: readonly Update[], gradScale: number): void {
-  if (gradScale === 1) return;
-  ops._foreach_mul_(
-    updates.map(({ grad }) => grad),
-    gradScale,
   );
 }
 

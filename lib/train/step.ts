@@ -3,7 +3,7 @@
 import { span, type Tensor } from '../core/index.js';
 import type { Group } from '../dist/index.js';
 import type { Carry, Segment } from '../nn/index.js';
-import { clipCoefficient, gradNorm, type Optimizer } from '../optim/index.js';
+import { clipCoefficient, gradSquares, type Optimizer } from '../optim/index.js';
 import { type Checkpointing, runSegments, type Strategy, skipSegments } from '../parallel/index.js';
 
 /** One micro-batch, ready for the segments. Its tensors are freed by the step. */
@@ -56,7 +56,7 @@ export async function trainStep(context: StepContext, batches: readonly (() => M
   if (batches.length === 0) skipSegments(segments, strategy);
   await strategy.finish();
 
-  const norm = Math.sqrt(await strategy.sumOverParts(gradNorm(parts) ** 2));
+  const norm = Math.sqrt(await strategy.sumOverParts(gradSquares(parts).sum));
   const globalLoss = await group.sum(loss);
   // Both numbers are the same on every rank, so all ranks skip together an update that would spread NaN.
   if (Number.isFinite(globalLoss) && Number.isFinite(norm)) {

@@ -57,6 +57,34 @@ describe('MasterWeights', () => {
     expect(list(masters.stateDict().tensors.get('0.master')!)).toEqual(list(reference));
   });
 
+  test('an inner optimizer from elsewhere is stepped by casts, to the same values', () => {
+    const [a, b] = [half([1, 2]), half([1, 2])];
+    const foreign = (inner: Optimizer): Optimizer => ({
+      groups: inner.groups,
+      step: (options) => inner.step(options),
+      zeroGrad: () => inner.zeroGrad(),
+      stateDict: () => inner.stateDict(),
+      loadStateDict: (state) => inner.loadStateDict(state),
+      dispose: () => inner.dispose(),
+    });
+    const settings = { lr: 0.01, weightDecay: 0.1 };
+    const one = new MasterWeights({
+      groups: [{ params: [a] }],
+      optimizer: (groups) => new AdamW({ groups, ...settings }),
+    });
+    const two = new MasterWeights({
+      groups: [{ params: [b] }],
+      optimizer: (groups) => foreign(new AdamW({ groups, ...settings })),
+    });
+    for (let i = 0; i < 4; i++) {
+      for (const p of [a, b]) give(p, [Math.sin(i), 0.3]);
+      one.step({ gradScale: 0.7 });
+      two.step({ gradScale: 0.7 });
+    }
+    expect(list(b)).toEqual(list(a));
+    expect(list(two.stateDict().tensors.get('0.master')!)).toEqual(list(one.stateDict().tensors.get('0.master')!));
+  });
+
   test('parameters of float32 go to the inner optimizer themselves, those without gradient stay', () => {
     const [a, b, c] = [half([1]), ones([1], { requiresGrad: true }), half([1])];
     const masters = new MasterWeights({
