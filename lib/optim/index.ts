@@ -10,9 +10,11 @@ export {
   gradSquares,
   type NormOptions,
 } from './clip.js';
+export { Combined } from './combined.js';
 export { decayGroups, type Group, type GroupOptions, type OptimizerOptions, type Params } from './groups.js';
 export { Lion, type LionSettings } from './lion.js';
 export { type MasterGroup, MasterWeights, type MasterWeightsOptions } from './master.js';
+export { type Assemble, Muon, type MuonSettings } from './muon.js';
 export type { Optimizer, OptimizerState, PlainValue, StepOptions } from './optimizer.js';
 export {
   constant,

@@ -86,6 +86,11 @@ export abstract class BaseOptimizer<H extends { lr: number }> implements Optimiz
     this.#halves = halves;
   }
 
+  /** Whether update() is called for a group without gradients too, because it communicates. */
+  protected get updatesTogether(): boolean {
+    return false;
+  }
+
   /** Updates the parameters of one group and their halves. Runs without gradient and in a scope. */
   protected abstract update(group: Group<H>, updates: readonly Update[], gradScale: number): void;
 
@@ -112,7 +117,7 @@ export abstract class BaseOptimizer<H extends { lr: number }> implements Optimiz
             state.step++;
             updates.push({ param, grad, half, state });
           }
-          if (updates.length > 0) this.update(group, updates, gradScale);
+          if (updates.length > 0 || this.updatesTogether) this.update(group, updates, gradScale);
         });
       }
     });

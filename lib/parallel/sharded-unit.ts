@@ -119,6 +119,35 @@ export class ShardedUnit {
     this.#release();
   }
 
+  /** {@link Strategy.assemble} for those of the unit's parameters that `indexOf` knows. Every rank alike. */
+  assemble(
+    indexOf: (parameter: Tensor) => number | undefined,
+    values: readonly Tensor[],
+    use: (index: number, whole: Tensor, start: number) => void,
+  ): void {
+    const { slots } = this.plan;
+    const wanted = slots.map(({ parameter }) => indexOf(parameter));
+    const first = wanted.find((index) => index !== undefined);
+    if (first === undefined) return;
+    noGrad(() =>
+      scope(() => {
+        const own = ops.new_zeros(values[first]!, [this.shardSize]);
+        const begin = this.#group.rank * this.shardSize;
+        for (const [i, { tensor, start }] of this.parts.entries()) {
+          if (wanted[i] === undefined || tensor.numel === 0) continue;
+          ops.copy_(ops.narrow(own, 0, slots[i]!.offset + start - begin, tensor.numel), values[wanted[i]]!);
+        }
+        const all = ops.new_empty(own, [this.shardSize * this.#group.size]);
+        this.#group.allGather(all, own).wait();
+        for (const [i, { tensor, start }] of this.parts.entries()) {
+          if (wanted[i] === undefined || tensor.numel === 0) continue;
+          const { parameter, offset, numel } = slots[i]!;
+          use(wanted[i], ops.view(ops.narrow(all, 0, offset, numel), parameter.shape), start);
+        }
+      }),
+    );
+  }
+
   /** The shards have new values. */
   outdate(): void {
     if (this.#work !== null) this.complete();

@@ -28,6 +28,15 @@ export interface Strategy {
   finish(): Promise<void>;
   /** What this rank updates of a parameter. */
   part(parameter: Tensor): Part;
+  /**
+   * Makes whole what each rank holds a part of: `values[i]` has the shape of the part of `parameters[i]`, and `use` is called
+   * with the whole, in the parameter's shape, where this rank's part is not empty. It is gone when `use` returns. Collective.
+   */
+  assemble(
+    parameters: readonly Tensor[],
+    values: readonly Tensor[],
+    use: (index: number, whole: Tensor, start: number) => void,
+  ): void;
   /** The sum of a number over the ranks that hold the other parts of the same parameters; alone, the number itself. */
   sumOverParts(value: number): Promise<number>;
   /** The parts have new values: whole parameters are out of date. */
@@ -45,6 +54,9 @@ export const alone: Strategy = {
   reduce() {},
   async finish() {},
   part: (parameter) => ({ tensor: parameter, start: 0 }),
+  assemble(_, values, use) {
+    for (const [i, value] of values.entries()) use(i, value, 0);
+  },
   sumOverParts: async (value) => value,
   updated() {},
   whole: async (fn) => fn(),

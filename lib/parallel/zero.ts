@@ -108,6 +108,10 @@ export function zero(segments: readonly Segment[], group: Group, options: ZeroOp
     part(parameter: Tensor): Part {
       return parts.get(parameter) ?? { tensor: parameter, start: 0 };
     },
+    assemble(parameters, values, use) {
+      const indexes = new Map(parameters.map((parameter, i) => [parameter, i]));
+      for (const unit of units) unit.assemble((parameter) => indexes.get(parameter), values, use);
+    },
     sumOverParts: (value: number) => group.sum(value),
     updated() {
       for (const unit of units) unit.outdate();

@@ -30,9 +30,12 @@ const training = {
   warmupSteps: whole(0).optional().describe('steps of linear warm-up (default: 3% of all steps)'),
   minLrRatio: share().default(0).describe('learning rate at the end, as a share of the peak'),
   decayRatio: share().default(0.2).describe('share of all steps in which `wsd` decays'),
-  optimizer: z.enum(['adamw', 'sgd', 'adafactor', 'lion']).default('adamw').describe('the update rule'),
+  optimizer: z
+    .enum(['adamw', 'sgd', 'adafactor', 'lion', 'muon'])
+    .default('adamw')
+    .describe('the update rule; muon is for the matrices inside the model, with adamw for the rest'),
   weightDecay: z.number().min(0).default(0).describe('decoupled weight decay of matrices; biases and norms have none'),
-  beta1: decayRate().default(0.9).describe('decay of the first moment (adamw, lion), or the momentum (sgd)'),
+  beta1: decayRate().default(0.9).describe('decay of the first moment (adamw, lion), or the momentum (sgd, muon)'),
   beta2: decayRate().default(0.999).describe('decay of the second moment (adamw, lion)'),
   epsilon: positive().default(1e-8).describe('added to the denominator (adamw)'),
   clip: z.number().min(0).default(1).describe('largest global gradient norm; 0 does not clip'),

@@ -3,6 +3,7 @@ import type { Tensor } from '../core/index.js';
 import {
   Adafactor,
   AdamW,
+  Combined,
   constant,
   cosine,
   decayGroups,
@@ -10,6 +11,7 @@ import {
   Lion,
   linear,
   MasterWeights,
+  Muon,
   type Optimizer,
   SGD,
   wsd,
@@ -31,14 +33,39 @@ export function makeOptimizer(named: [string, Tensor][], config: OptimizerConfig
     params: partsOf(strategy, params),
     weightDecay,
   }));
-  if (config.precision !== 'bf16') return updateRule(groups, config);
-  return new MasterWeights({ groups, optimizer: (masters) => updateRule(masters as Groups, config) });
+  if (config.optimizer === 'muon')
+    return withMasters(config, groups, (masters) => muon(masters, named, config, strategy));
+  return withMasters(config, groups, (masters) => updateRule(masters, config));
+}
+
+function withMasters(config: OptimizerConfig, groups: Groups, make: (groups: Groups) => Optimizer): Optimizer {
+  if (config.precision !== 'bf16') return make(groups);
+  return new MasterWeights({ groups, optimizer: (masters) => make(masters as Groups) });
+}
+
+/** Muon for the matrices inside the model, with the step size of AdamW, which takes embeddings, head and vectors. */
+function muon(groups: Groups, named: [string, Tensor][], config: OptimizerConfig, strategy: Strategy): Optimizer {
+  const { lr, beta1: momentum, weightDecay } = config;
+  const parameters = new Map(named.filter(([name, t]) => t.ndim === 2 && !/wte|wpe|lm_head/.test(name)));
+  const matrices = groups.flatMap(({ params }) => params).filter(([name]) => parameters.has(name));
+  const rest = groups
+    .map((group) => ({ ...group, params: group.params.filter(([name]) => !parameters.has(name)) }))
+    .filter(({ params }) => params.length > 0);
+  const inOrder = matrices.map(([name]) => parameters.get(name)!);
+  const members: Optimizer[] = [];
+  if (matrices.length > 0) {
+    const settings = { params: matrices, lr, momentum, weightDecay, adjust: 'rms' as const };
+    members.push(new Muon(settings, (values, use) => strategy.assemble(inOrder, values, use)));
+  }
+  if (rest.length > 0) members.push(updateRule(rest, config));
+  return new Combined(members);
 }
 
 function updateRule(groups: Groups, config: OptimizerConfig): Optimizer {
   const { lr, beta1, beta2, epsilon } = config;
   switch (config.optimizer) {
     case 'adamw':
+    case 'muon': // of what muon leaves
       return new AdamW({ groups, lr, betas: [beta1, beta2], eps: epsilon });
     case 'sgd':
       return new SGD({ groups, lr, momentum: beta1 });

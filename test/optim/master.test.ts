@@ -61,6 +61,7 @@ describe('MasterWeights', () => {
     const [a, b] = [half([1, 2]), half([1, 2])];
     const foreign = (inner: Optimizer): Optimizer => ({
       groups: inner.groups,
+      prepare: () => inner.prepare(),
       step: (options) => inner.step(options),
       zeroGrad: () => inner.zeroGrad(),
       stateDict: () => inner.stateDict(),

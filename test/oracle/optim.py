@@ -19,7 +19,13 @@ class Lion(torch.optim.Optimizer):
                 m.copy_(beta2 * m + (1 - beta2) * p.grad)
 
 
-KINDS = {"AdamW": torch.optim.AdamW, "SGD": torch.optim.SGD, "Adafactor": torch.optim.Adafactor, "Lion": Lion}
+KINDS = {
+    "AdamW": torch.optim.AdamW,
+    "SGD": torch.optim.SGD,
+    "Adafactor": torch.optim.Adafactor,
+    "Lion": Lion,
+    "Muon": torch.optim.Muon,
+}
 
 
 def main(args, tensors):
