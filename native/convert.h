@@ -25,6 +25,9 @@ namespace shardloop {
 
 class Environment;
 
+// 2^53 - 1: up to here a JavaScript number is an exact integer.
+inline constexpr double kMaxSafe = 9007199254740991.0;
+
 // A schema type, compiled once per op so that a call only switches on it.
 struct Conversion {
   enum class Kind : uint8_t {
