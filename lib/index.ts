@@ -119,6 +119,7 @@ export {
   type PretrainOptions,
   pretrain,
   type RunOptions,
+  type RunPhase,
   type RunResult,
   type RunSummary,
   type StepContext,

@@ -1,24 +1,34 @@
 // SIGINT and SIGTERM as an AbortSignal: the first asks the run to stop after its step and to write a checkpoint, the
-// second ends the process at once.
+// second ends the process at once. What the first will do depends on where the run is, and is said at once.
 import { constants } from 'node:os';
+import type { RunPhase } from '../train/run.js';
 
 export interface StopListener {
   /** Aborted at the first signal. */
   readonly signal: AbortSignal;
   /** The signal that came first, if any. */
   received(): NodeJS.Signals | undefined;
+  /** Tells where the run is. */
+  enter(phase: RunPhase): void;
   close(): void;
 }
+
+const OUTCOMES: Record<RunPhase, string> = {
+  'before the first step': 'stopping before the first step; nothing more is trained',
+  'in a step': 'stopping after this step with a checkpoint',
+  'in the last step': 'this is the last step: the run ends with its result',
+};
 
 /** Listen until `close`. */
 export function listenForStop(): StopListener {
   const controller = new AbortController();
   let first: NodeJS.Signals | undefined;
+  let phase: RunPhase = 'before the first step';
   const onSignal = (signal: NodeJS.Signals) => {
     if (first) process.exit(128 + constants.signals[signal]);
     first = signal;
     if (Number(process.env.RANK ?? 0) === 0) {
-      process.stderr.write(`\n${signal}: stopping after this step with a checkpoint; once more stops at once\n`);
+      process.stderr.write(`\n${signal}: ${OUTCOMES[phase]}; once more stops at once\n`);
     }
     controller.abort(signal);
   };
@@ -26,6 +36,9 @@ export function listenForStop(): StopListener {
   return {
     signal: controller.signal,
     received: () => first,
+    enter(next) {
+      phase = next;
+    },
     close: () => void process.off('SIGINT', onSignal).off('SIGTERM', onSignal),
   };
 }

@@ -30,7 +30,8 @@ export function trainingCommand<S extends TrainingSchema>(definition: TrainingCo
       if (mustStartRanks(config)) return await startRanks(config);
       stop = listenForStop();
       const train = await load();
-      const result = await train(config, { signal: stop.signal, dryRun: flags.dryRun, progress: process.stderr });
+      const { signal, enter: onPhase } = stop;
+      const result = await train(config, { signal, onPhase, dryRun: flags.dryRun, progress: process.stderr });
       if (result.rank === 0) await print(result, flags.json);
     } catch (error) {
       fail(error, { json: flags.json, signal: stop?.received() });

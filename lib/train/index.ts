@@ -6,6 +6,6 @@ export { type MergeOptions, mergeAdapter } from './merge-adapter.js';
 export type { MetricsSink, StepMetrics } from './metrics.js';
 export { microBatches } from './micro-batch.js';
 export { type PretrainOptions, pretrain } from './pretrain.js';
-export type { RunOptions, RunResult } from './run.js';
+export type { RunOptions, RunPhase, RunResult } from './run.js';
 export { type MicroBatch, type StepContext, type StepResult, trainStep } from './step.js';
 export type { RunSummary } from './summary.js';

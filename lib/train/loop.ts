@@ -110,13 +110,17 @@ export async function trainLoop(
   await stopEarly();
   const sinks = openSinks(run, total, before.step);
   const trace = new StepTrace(run, before.step, options.dryRun ? before.step + 1 : total);
+  const isLast = (step: number) => step >= total || options.dryRun === true;
+  const enter = (step: number) => options.onPhase?.(isLast(step) ? 'in the last step' : 'in a step');
   model.train();
+  enter(before.step + 1);
   try {
     for (let step = before.step + 1; step <= total; step++) {
       const began = clock();
       const batch = batches.next()!;
       seedStep(run, step);
       const lr = schedule.lr;
+      const last = isLast(step);
       trace.before(step);
       const { loss, gradNorm } = await trainStep(context, microBatches(model, batch, device));
       schedule.advance();
@@ -126,6 +130,7 @@ export async function trainLoop(
       const fed = batch.microBatches.reduce((sum, { mask }) => sum + mask.reduce((n, bit) => n + bit, 0), 0);
       const flops = batch.microBatches.reduce((sum, { shape: [B, T] }) => sum + B * T * flopsPerToken(model, T), 0);
       const asks = options.signal?.aborted ? 1 : 0;
+      if (!last) enter(step + 1); // whoever asks from here on is heard behind the next step
       const [tokensFed, stops, used] = await sumOverRanks(run, [fed, asks, flops / (time - began) / peak]);
       const metrics: StepMetrics = {
         ...{ step, epoch: epochAt(step, batches), loss, lr, tokens: batch.labelledTokens, time, gradNorm },
@@ -133,7 +138,6 @@ export async function trainLoop(
         ...{ utilization: used! / worldSize, memoryPeak: ledger.use().peak },
       };
       const finite = Number.isFinite(loss) && Number.isFinite(gradNorm);
-      const last = step === total || options.dryRun === true;
       const stopped = stops! > 0 && !last;
       const due = config.evalSteps > 0 && step % config.evalSteps === 0;
       note(summary, metrics, time, before.step + 1);

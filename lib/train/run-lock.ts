@@ -59,9 +59,17 @@ export function lockOut(out: string): RunLock {
 
 function taken(out: string, file: string, owner: Owner | null): ShardloopError {
   const who = owner ? `process ${owner.pid} on ${owner.host}` : 'another process';
+  const start = `--out: ${who} is writing to ${out}; wait for it, stop it, or name another folder`;
+  if (owner === null || owner.host === hostname()) {
+    return new ShardloopError('BAD_CONFIG', `${start} (${file} is its lock)`);
+  }
+  // It may have died with its host, which nobody here can see.
+  const [silent, left] = [silence(file), SILENT_MS - silence(file)].map((ms) => Math.max(0, Math.ceil(ms / 1000)));
+  const minutes = Math.ceil(left! / 60);
   return new ShardloopError(
     'BAD_CONFIG',
-    `--out: ${who} is writing to ${out}; wait for it, stop it, or name another folder (${file} is its lock)`,
+    `${start}. It was last heard of ${silent} s ago; a run that lives is heard of every ${BEAT_MS / 1000} s. If it is dead, ` +
+      `remove its lock, ${file}, or wait: in ${minutes} ${minutes === 1 ? 'minute' : 'minutes'} the folder is free by itself`,
   );
 }
 
@@ -85,12 +93,17 @@ function readOwner(file: string): Owner | null {
 }
 
 function isStale(file: string, owner: Owner | null): boolean {
-  const silent = Date.now() - (statSync(file, { throwIfNoEntry: false })?.mtimeMs ?? 0);
+  const silent = silence(file);
   if (owner === null) return silent > 5_000;
   if (owner.host !== hostname()) return silent > SILENT_MS;
   if (!isRunning(owner.pid)) return true;
   if (owner.started !== null) return owner.started !== startOf(owner.pid);
   return owner.pid === process.pid && !held.has(file);
+}
+
+/** For how many milliseconds the owner of a lock has not been heard of. */
+function silence(file: string): number {
+  return Date.now() - (statSync(file, { throwIfNoEntry: false })?.mtimeMs ?? 0);
 }
 
 /** Of two runs that find the same stale lock, one may already hold the next: what was moved is looked at again. */

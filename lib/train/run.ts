@@ -19,6 +19,9 @@ import type { RunSummary } from './summary.js';
 import { tensorBoardSink } from './tensorboard.js';
 import { version } from './versions.js';
 
+/** Where a run is, and so what an abort does: no step yet, a step behind which it can stop, the last one or what follows. */
+export type RunPhase = 'before the first step' | 'in a step' | 'in the last step';
+
 /** What a caller may add to a run's config. */
 export interface RunOptions {
   /**
@@ -30,6 +33,8 @@ export interface RunOptions {
   dryRun?: boolean;
   /** Where rank 0 shows progress (default: nowhere). */
   progress?: NodeJS.WriteStream;
+  /** Called on every rank as the phase changes, and before each step. */
+  onPhase?: (phase: RunPhase) => void;
   /** Further places for metrics; called on rank 0 only. */
   sinks?: MetricsSink[];
   /** The ranks that take part (default: those of the launcher). A group that is given stays open afterwards. */
@@ -70,6 +75,7 @@ export async function openRun<C extends TrainingConfig>(
   options: RunOptions,
 ): Promise<Run<C>> {
   checkRanks(config, options);
+  options.onPhase?.('before the first step');
   if (options.signal?.aborted) throw nothingTrained();
   const { localRank, localSize } = readEnvironment();
   const device = chooseDevice(config, localRank);

@@ -1,9 +1,11 @@
 // The commands as users start them: child processes of dist/, one rank and two, stopped and resumed.
 import { once } from 'node:events';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { type AddressInfo, createServer } from 'node:net';
+import { type AddressInfo, connect, createServer } from 'node:net';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { freePort } from '../dist/ranks.js';
 import { losses, makeTiny, metricsOf, type Tiny } from '../train/tiny.js';
 import { type Ended, shardloop } from './run.js';
 
@@ -13,6 +15,19 @@ beforeAll(async () => {
   tiny = await makeTiny();
 });
 afterAll(() => rmSync(tiny.folder, { recursive: true }));
+
+/** Whether somebody listens on the port. */
+async function answers(port: number): Promise<boolean> {
+  const socket = connect(port, '127.0.0.1');
+  try {
+    await once(socket, 'connect');
+    return true;
+  } catch {
+    return false;
+  } finally {
+    socket.destroy();
+  }
+}
 
 const fresh = () => join(tiny.folder, `cli-${runs++}`);
 
@@ -138,6 +153,7 @@ describe('signals', () => {
       });
       expect(code).toBe(expected);
       expect(stderr).toContain('--resume auto');
+      expect(stderr).toContain(`${signal}: stopping after this step with a checkpoint; once more stops at once`);
       expect(stderr).not.toMatch(/\n\s+at .*:\d+:\d+/);
       const stopped = losses(out).length;
       expect(stopped).toBeLessThan(whole.length);
@@ -166,6 +182,26 @@ describe('signals', () => {
     store.close();
     expect(code).toBe(143);
     expect(performance.now() - began).toBeLessThan(30_000);
+    expect(existsSync(out)).toBe(false);
+  });
+
+  it('promises no checkpoint before the first step', async () => {
+    const out = fresh();
+    const port = await freePort();
+    const env = { RANK: '0', WORLD_SIZE: '2', LOCAL_RANK: '0', LOCAL_WORLD_SIZE: '2', MASTER_ADDR: '127.0.0.1' };
+    const { code, stderr } = await shardloop(['finetune', '--model', tiny.model, '--data', tiny.data, '--out', out], {
+      env: { ...env, MASTER_PORT: String(port) },
+      // It serves the store, and waits there for a rank that does not come.
+      onStart: async (kill) => {
+        while (!(await answers(port))) await sleep(50);
+        kill('SIGINT');
+      },
+    });
+    expect(code).toBe(130);
+    expect(stderr).toContain(
+      'SIGINT: stopping before the first step; nothing more is trained; once more stops at once',
+    );
+    expect(stderr).not.toContain('checkpoint');
     expect(existsSync(out)).toBe(false);
   });
 

@@ -25,6 +25,16 @@ function stopAt(n: number): RunOptions {
   };
 }
 
+it('says in which phase it is, so that a signal can be answered', async () => {
+  const phases: string[] = [];
+  const note = { onPhase: (phase: string) => void phases.push(phase) };
+  await run({ maxSteps: 3 }, note);
+  expect(phases).toEqual(['before the first step', 'in a step', 'in a step', 'in the last step']);
+  phases.length = 0;
+  await run({}, { ...note, dryRun: true });
+  expect(phases).toEqual(['before the first step', 'in the last step']);
+});
+
 describe('stop and resume', () => {
   const config: Partial<FinetuneOptions> = { epochs: 3, loraDropout: 0.1, evalSplit: 0.1, evalSteps: 2 };
 

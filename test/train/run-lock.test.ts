@@ -50,7 +50,12 @@ it('knows a pid that is used again, a torn file, and a silent host', () => {
     lockOut(out).release();
   }
   leave({ pid: process.ppid, host: 'elsewhere', started: '1' });
+  const recent = new Date(Date.now() - 130_000);
+  utimesSync(file, recent, recent);
   expect(() => lockOut(out)).toThrow(`process ${process.ppid} on elsewhere`);
+  expect(() => lockOut(out)).toThrow(
+    /last heard of 13\d s ago; .* every 30 s\. If it is dead, remove its lock, .*\.run\.lock, or wait: in 13 minutes /,
+  );
   utimesSync(file, long, long);
   lockOut(out).release();
   writeFileSync(file, '{"pid"');
