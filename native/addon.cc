@@ -84,7 +84,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   add("layout", guarded<layout>);
   add("numel", guarded<numel>);
   add("storageBytes", guarded<storage_bytes>);
-  add("flag", guarded<flag>);
+  add("facts", guarded<facts>);
   add("setRequiresGrad", guarded<set_requires_grad>);
   add("grad", guarded<grad>);
   add("setGrad", guarded<set_grad>);

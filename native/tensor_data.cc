@@ -299,17 +299,20 @@ Napi::Value storage_bytes(const Napi::CallbackInfo& info, Environment& environme
   return Napi::Number::New(info.Env(), tensor.has_storage() ? static_cast<double>(tensor.storage().nbytes()) : 0);
 }
 
-Napi::Value flag(const Napi::CallbackInfo& info, Environment& environment) {
+Napi::Value facts(const Napi::CallbackInfo& info, Environment& environment) {
   const at::Tensor& tensor = tensor_argument(info, environment);
-  const std::string what = info[1].IsString() ? info[1].As<Napi::String>().Utf8Value() : "";
-  const auto answer = [&](bool value) { return Napi::Boolean::New(info.Env(), value); };
-  if (what == "requiresGrad") return answer(tensor.requires_grad());
-  if (what == "isLeaf") return answer(tensor.is_leaf());
-  if (what == "isContiguous") return answer(tensor.layout() == at::kStrided && tensor.is_contiguous());
-  if (what == "isView") return answer(tensor.is_view());
-  if (what == "isConj") return answer(tensor.is_conj());
-  throw Error("BAD_ARGUMENT",
-              "Expected requiresGrad, isLeaf, isContiguous, isView or isConj, received \"" + what + "\".");
+  const bool is_strided = tensor.layout() == at::kStrided;
+  uint32_t facts = 0;
+  if (tensor.requires_grad()) facts |= kRequiresGrad;
+  if (tensor.is_leaf()) facts |= kIsLeaf;
+  if (is_strided) facts |= kIsStrided;
+  if (is_strided && tensor.is_contiguous()) facts |= kIsContiguous;
+  if (tensor.is_conj()) facts |= kIsConj;
+  if (tensor.is_neg()) facts |= kIsNeg;
+  if (tensor.is_cpu()) facts |= kIsCpu;
+  if (tensor.is_cuda()) facts |= kIsCuda;
+  facts |= static_cast<uint32_t>(tensor.scalar_type()) << kDTypeShift;
+  return Napi::Number::New(info.Env(), facts);
 }
 
 Napi::Value set_requires_grad(const Napi::CallbackInfo& info, Environment& environment) {

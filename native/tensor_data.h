@@ -18,7 +18,20 @@ Napi::Value device(const Napi::CallbackInfo& info, Environment& environment);
 Napi::Value layout(const Napi::CallbackInfo& info, Environment& environment);
 Napi::Value numel(const Napi::CallbackInfo& info, Environment& environment);
 Napi::Value storage_bytes(const Napi::CallbackInfo& info, Environment& environment);
-Napi::Value flag(const Napi::CallbackInfo& info, Environment& environment);
+// What is one bit of a tensor, and its dtype as c10 numbers it, in one number; FACTS of lib/core/binding.ts are the
+// same.
+enum Fact : uint32_t {
+  kRequiresGrad = 1,
+  kIsLeaf = 2,
+  kIsStrided = 4,
+  kIsContiguous = 8,  // and strided
+  kIsConj = 16,
+  kIsNeg = 32,
+  kIsCpu = 64,
+  kIsCuda = 128,
+  kDTypeShift = 16,
+};
+Napi::Value facts(const Napi::CallbackInfo& info, Environment& environment);
 Napi::Value set_requires_grad(const Napi::CallbackInfo& info, Environment& environment);
 Napi::Value grad(const Napi::CallbackInfo& info, Environment& environment);
 Napi::Value set_grad(const Napi::CallbackInfo& info, Environment& environment);

@@ -30,8 +30,18 @@ export interface NativeStats {
   [name: string]: number;
 }
 
-/** Properties of a tensor that are one bit. */
-export type Flag = 'requiresGrad' | 'isLeaf' | 'isContiguous' | 'isView' | 'isConj';
+/** What is one bit of a tensor in the number that `facts` gives; the dtype's code stands above them (dtypeOfFacts). */
+export const FACTS = {
+  requiresGrad: 1,
+  isLeaf: 2,
+  isStrided: 4,
+  /** And strided. */
+  isContiguous: 8,
+  isConj: 16,
+  isNeg: 32,
+  isCpu: 64,
+  isCuda: 128,
+} as const;
 
 /** The exports of native/addon.cc. */
 export interface Native {
@@ -52,7 +62,7 @@ export interface Native {
   device(handle: Handle): string;
   layout(handle: Handle): string;
   numel(handle: Handle): number;
-  flag(handle: Handle, what: Flag): boolean;
+  facts(handle: Handle): number;
   setRequiresGrad(handle: Handle, value: boolean): void;
   grad(handle: Handle): Handle | null;
   setGrad(handle: Handle, grad: Handle | null): void;

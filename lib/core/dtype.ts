@@ -98,6 +98,35 @@ function dtypeInfo(dtype: DType): DTypeInfo {
   return DTYPES[checkDType(dtype)];
 }
 
+/** dtypes by the code that c10 and native facts() give them; what is not here has no name in TypeScript. */
+const BY_CODE: Readonly<Record<number, DType>> = {
+  0: 'uint8',
+  1: 'int8',
+  2: 'int16',
+  3: 'int32',
+  4: 'int64',
+  5: 'float16',
+  6: 'float32',
+  7: 'float64',
+  8: 'complex32',
+  9: 'complex64',
+  10: 'complex128',
+  11: 'bool',
+  15: 'bfloat16',
+  23: 'float8_e5m2',
+  24: 'float8_e4m3fn',
+  25: 'float8_e5m2fnuz',
+  26: 'float8_e4m3fnuz',
+  27: 'uint16',
+  28: 'uint32',
+  29: 'uint64',
+};
+
+/** The dtype in what native facts() gave; undefined for one that is not in {@link DTYPES}. */
+export function dtypeOfFacts(facts: number): DType | undefined {
+  return BY_CODE[facts >>> 16];
+}
+
 const FROM_ARRAY: Readonly<Record<string, DType>> = {
   Float32Array: 'float32',
   Float64Array: 'float64',

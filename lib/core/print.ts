@@ -1,7 +1,7 @@
 // Tensors as nested arrays and as text for people: values aligned, large tensors elided to their edges, then dtype,
 // shape, device and whether a gradient is recorded. Printing never throws and records nothing for backward.
 // Not here: reading the elements (native/tensor_data).
-import { type Handle, native, raw } from './binding.js';
+import { FACTS, type Handle, native, raw } from './binding.js';
 import { checkDType, type DType, isComplexDType, isFloatingDType, type Layout, type TypedArray } from './dtype.js';
 
 /** Elements beyond which only the edges are shown. */
@@ -57,7 +57,7 @@ export function formatTensor(handle: Handle): string {
     const device = native().device(handle);
     const layout = layoutOf(handle);
     const sparse = layout === 'strided' ? '' : ` ${layout}`;
-    const marks = native().flag(handle, 'requiresGrad') ? ' requiresGrad' : '';
+    const marks = native().facts(handle) & FACTS.requiresGrad ? ' requiresGrad' : '';
     const head = `Tensor ${dtype} [${shape.join(', ')}] ${device}${sparse}${marks}`;
     const numel = shape.reduce((product, size) => product * size, 1);
     if (device === 'meta') return `${head} (no data)`;

@@ -3,7 +3,7 @@
 // it until dispose(), or until the object is unreachable). Disposed twice, used after, or made elsewhere: named errors.
 // Not here: the operations (ops.ts, generated) and creation (create.ts). Import Tensor from tensor.js.
 import { inspect } from 'node:util';
-import { type Handle, type NativeValue, native } from './binding.js';
+import { FACTS, type Handle, type NativeValue, native } from './binding.js';
 import { scopeDepth } from './depth.js';
 import { checkDType, type DType, isComplexDType, type Layout, type TypedArray } from './dtype.js';
 import { runBackward } from './engine.js';
@@ -103,12 +103,12 @@ export class Tensor {
 
   /** Whether the elements lie in row-major order without gaps. */
   get isContiguous(): boolean {
-    return native().flag(this.#handle, 'isContiguous');
+    return (native().facts(this.#handle) & FACTS.isContiguous) !== 0;
   }
 
   /** Whether autograd treats it as a leaf: its gradient is kept in `grad`. */
   get isLeaf(): boolean {
-    return native().flag(this.#handle, 'isLeaf');
+    return (native().facts(this.#handle) & FACTS.isLeaf) !== 0;
   }
 
   /** Whether the tensor was disposed, by hand or by the end of its scope. Never throws. */
@@ -118,7 +118,7 @@ export class Tensor {
 
   /** Whether operations on it are recorded for backward. Only leaves of a floating or complex dtype can be set. */
   get requiresGrad(): boolean {
-    return native().flag(this.#handle, 'requiresGrad');
+    return (native().facts(this.#handle) & FACTS.requiresGrad) !== 0;
   }
 
   /** Only a leaf can stop recording: of a computed tensor use `detach()`. Throws BAD_ARGUMENT. */

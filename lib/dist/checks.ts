@@ -1,7 +1,10 @@
 // What is refused before it reaches the wire, and how collective errors are worded: every message begins `[rank r/n]`
 // and names the operation, the group and the shapes. Not here: what goes wrong on the wire itself (native text).
+import { FACTS, native } from '../core/binding.js';
+import { dtypeOfFacts } from '../core/dtype.js';
 import type { DType, Tensor } from '../core/index.js';
-import { describe, type ErrorCode, isTensor, ShardloopError } from '../core/index.js';
+import { describe, dtypeBytes, type ErrorCode, isTensor, ShardloopError } from '../core/index.js';
+import { handleOf } from '../core/tensor-class.js';
 
 /** How values of several ranks become one. */
 export type ReduceOp = 'sum' | 'avg' | 'min' | 'max' | 'product';
@@ -60,13 +63,29 @@ export function misuse(
   return new ShardloopError(code, `${opening(member, operation)}: ${text}`);
 }
 
+/** What a tensor was when it was launched: it may be disposed by the time something is said about it. */
+export interface Extent {
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+}
+
+export function extentOf(tensor: Tensor): Extent {
+  return { dtype: dtypeOfFacts(native().facts(handleOf(tensor))) ?? tensor.dtype, shape: tensor.shape };
+}
+
+export function bytesOf(extents: readonly Extent[]): number {
+  return extents.reduce((sum, extent) => sum + elementsOf(extent) * dtypeBytes(extent.dtype), 0);
+}
+
+const elementsOf = ({ shape }: Extent): number => shape.reduce((product, n) => product * n, 1);
+
 /** `float32 (3, 4)`; of several tensors the first, the count and the elements. */
-export function shapesOf(tensors: readonly Tensor[]): string {
+export function shapesOf(tensors: readonly (Tensor | Extent)[]): string {
   const first = tensors[0];
   if (first === undefined) return 'no tensors';
   const one = `${first.dtype} (${first.shape.join(', ')})`;
   if (tensors.length === 1) return one;
-  const elements = tensors.reduce((sum, t) => sum + t.numel, 0);
+  const elements = tensors.reduce((sum, t) => sum + elementsOf(t), 0);
   return `${one} and ${tensors.length - 1} more, ${elements} elements`;
 }
 
@@ -99,42 +118,47 @@ export function checkOne(member: Member, operation: string, value: unknown, what
   return value;
 }
 
+const SENDABLE = FACTS.isStrided | FACTS.isContiguous;
+
+/** One question to native code where all is well; what is wrong is looked at again. */
 function checkTensor(member: Member, operation: string, tensor: Tensor, reduced: boolean): void {
-  const received = shapesOf([tensor]);
-  if (tensor.layout !== 'strided') {
-    throw misuse(member, operation, `expected a dense tensor, received ${received}, ${tensor.layout}`);
-  }
-  if (!tensor.isContiguous) {
-    throw misuse(
-      member,
-      operation,
-      `expected a contiguous tensor, received a strided view, ${received}; pass t.contiguous()`,
-    );
-  }
-  if (tensor.requiresGrad && !tensor.isLeaf) {
-    throw misuse(
-      member,
-      operation,
-      `expected a tensor outside the graph, received ${received} with a grad_fn; pass t.detach()`,
-    );
-  }
-  if (member.backend === 'none') return;
-  if (reduced && !REDUCED.has(tensor.dtype)) {
+  const facts = native().facts(handleOf(tensor));
+  const attached = (facts & FACTS.requiresGrad) !== 0 && (facts & FACTS.isLeaf) === 0;
+  const plain = (facts & SENDABLE) === SENDABLE && (facts & (FACTS.isConj | FACTS.isNeg)) === 0 && !attached;
+  if (!plain) throw misuse(member, operation, unsendable(tensor, facts));
+  const { backend } = member;
+  if (backend === 'none') return;
+  const dtype = dtypeOfFacts(facts);
+  if (reduced && (dtype === undefined || !REDUCED.has(dtype))) {
     const known = [...REDUCED].join(', ');
-    throw misuse(
-      member,
-      operation,
-      `backend '${member.backend}' reduces ${known}; received ${received}; convert it first`,
-    );
+    const hint = tensor.dtype.startsWith('complex')
+      ? 'for a sum or a mean pass ops.view_as_real(t)'
+      : 'convert it first';
+    throw misuse(member, operation, `backend '${backend}' reduces ${known}; received ${shapesOf([tensor])}; ${hint}`);
   }
-  if (member.backend === 'fake') return;
-  const onCuda = tensor.device.startsWith('cuda');
-  if (member.backend === 'nccl' && !onCuda) {
-    throw misuse(member, operation, `backend 'nccl' carries CUDA tensors, received ${received} on ${tensor.device}`);
+  if (backend === 'fake') return;
+  const where = () => `received ${shapesOf([tensor])} on ${tensor.device}`;
+  if (backend === 'nccl' && (facts & FACTS.isCuda) === 0) {
+    throw misuse(member, operation, `backend 'nccl' carries CUDA tensors, ${where()}`);
   }
-  if (!onCuda && tensor.device !== 'cpu') {
-    throw misuse(member, operation, `expected a tensor on cpu or cuda, received ${received} on ${tensor.device}`);
+  if ((facts & (FACTS.isCuda | FACTS.isCpu)) === 0) {
+    throw misuse(member, operation, `expected a tensor on cpu or cuda, ${where()}`);
   }
+}
+
+function unsendable(tensor: Tensor, facts: number): string {
+  const received = shapesOf([tensor]);
+  if ((facts & FACTS.isStrided) === 0) return `expected a dense tensor, received ${received}, ${tensor.layout}`;
+  if ((facts & FACTS.isContiguous) === 0) {
+    return `expected a contiguous tensor, received a strided view, ${received}; pass t.contiguous()`;
+  }
+  if ((facts & FACTS.isConj) !== 0) {
+    return `expected memory as it is, received a lazily conjugated view, ${received}; pass ops.resolve_conj(t)`;
+  }
+  if ((facts & FACTS.isNeg) !== 0) {
+    return `expected memory as it is, received a lazily negated view, ${received}; pass ops.resolve_neg(t)`;
+  }
+  return `expected a tensor outside the graph, received ${received} with a grad_fn; pass t.detach()`;
 }
 
 /** One of the reduce operations; 'avg' only where a mean exists. */

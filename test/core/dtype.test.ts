@@ -1,13 +1,16 @@
 // The table of dtypes against libtorch itself, and the helpers around it.
 import { expect, it } from 'vitest';
+import { native } from '../../lib/core/binding.js';
 import {
   checkDType,
   dtypeOfArray,
+  dtypeOfFacts,
   isComplexDType,
   isFloatingDType,
   isIntegerDType,
   isTypedArray,
 } from '../../lib/core/dtype.js';
+import { handleOf } from '../../lib/core/tensor-class.js';
 import { DTYPES, type DType, dtypeBytes, isDType, ops, zeros } from '../../lib/index.js';
 import { raises } from './raises.js';
 
@@ -21,6 +24,12 @@ it.each(names)('%s is what libtorch says', (dtype) => {
   expect(ops.is_floating_point(t)).toBe(isFloatingDType(dtype));
   expect(t.dataSync().constructor.name).toBe(DTYPES[dtype].array);
   expect(isIntegerDType(dtype)).toBe(DTYPES[dtype].kind === 'int');
+});
+
+it.each(Object.keys(DTYPES) as DType[])('%s has the code that native code gives it', (dtype) => {
+  const t = zeros([1], { dtype });
+  expect(dtypeOfFacts(native().facts(handleOf(t)))).toBe(t.dtype);
+  expect(t.dtype).toBe(dtype);
 });
 
 it('refuses other names', () => {
