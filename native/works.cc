@@ -13,6 +13,7 @@
 #include <unordered_set>
 
 #include "error.h"
+#include "waiters.h"
 
 C10_DECLARE_int(caffe2_log_level);
 
@@ -252,7 +253,7 @@ int64_t Launch::track(std::vector<WorkPtr> works, Completion completion, std::fu
     }
     t.polled_changed.notify_one();
   } else if (completion == Completion::kByWaiting) {
-    std::thread([tracked, works = std::move(works)]() mutable {
+    run_on_waiter([tracked, works = std::move(works)]() mutable {
       std::string error;
       try {
         for (auto& work : works) work->wait();
@@ -261,7 +262,7 @@ int64_t Launch::track(std::vector<WorkPtr> works, Completion completion, std::fu
       }
       works.clear();
       finish_part(tracked, error, true);
-    }).detach();
+    });
   } else {
     for (auto& work : works) {
       work->getFuture()->addCallback([tracked](c10::ivalue::Future& future) {
@@ -310,7 +311,7 @@ int64_t run_as_work(std::function<void()> function) {
   auto tracked = std::make_shared<TrackedWork>();
   tracked->unfinished = 1;
   int64_t id = insert_work(tracked);
-  std::thread([tracked, function = std::move(function)]() mutable {
+  run_on_waiter([tracked, function = std::move(function)]() mutable {
     std::string error;
     try {
       function();
@@ -319,7 +320,7 @@ int64_t run_as_work(std::function<void()> function) {
       error = exception_text(std::current_exception());
     }
     finish_part(tracked, error);
-  }).detach();
+  });
   return id;
 }
 

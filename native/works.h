@@ -21,7 +21,7 @@ using WorkPtr = c10::intrusive_ptr<c10d::Work>;
 // How a backend without streams tells that a work is complete.
 enum class Completion {
   kByFuture,
-  kByWaiting,  // the work has no future and does its last part in wait(): a thread of its own waits
+  kByWaiting,  // the work has no future and does its last part in wait(): a waiter (waiters.h) waits
 };
 
 // One operation of a group from its record to its works. Made before the backend is called; when that throws, the
@@ -55,7 +55,7 @@ void fail_groups_in_flight(const std::string& text);
 // The net below a backend's own timeouts: ends what is beyond its deadline by more than `grace`.
 void fail_overdue(std::chrono::milliseconds grace);
 
-// Runs a blocking function on a thread of its own as a work. What it throws becomes the work's error.
+// Runs a blocking function on a waiter as a work. What it throws becomes the work's error.
 int64_t run_as_work(std::function<void()> function);
 
 // Calls back once, when the work is finished: at once, on the calling thread, where it already is. The text is empty on
