@@ -38,6 +38,7 @@ bool alike(const std::vector<at::Tensor>& tensors) {
 int64_t all_reduce(at::TensorList list, const std::string& op, int64_t group_id) {
   auto group = find_group(group_id);
   auto tensors = checked(list);
+  check_apart(tensors, {}, -1, 1);
   Launch launch(group, "all_reduce", op, tensors, tensors.size());
   std::vector<WorkPtr> works;
   if (tensors.size() > 1 && alike(tensors)) {
@@ -82,6 +83,7 @@ int64_t broadcast(at::TensorList list, int64_t root, int64_t group_id) {
   auto group = find_group(group_id);
   check_root(*group, root);
   auto tensors = checked(list);
+  check_apart(tensors, {}, -1, 1);
   Launch launch(group, "broadcast", to_root(root), tensors, tensors.size());
   c10d::BroadcastOptions options;
   options.rootRank = root;
@@ -97,6 +99,7 @@ int64_t all_gather(at::TensorList output_list, at::TensorList input_list, int64_
   auto group = find_group(group_id);
   auto outputs = checked(output_list), inputs = checked(input_list);
   check_shards(outputs, inputs, group->backend->getSize());
+  check_apart(outputs, inputs, group->backend->getRank(), group->backend->getSize());
   auto keep = inputs;
   keep.insert(keep.end(), outputs.begin(), outputs.end());
   Launch launch(group, "all_gather", "", keep, inputs.size());
@@ -120,6 +123,9 @@ int64_t all_gather_uneven(at::TensorList output_list, at::Tensor input, int64_t 
                 "an uneven gather needs an output for each rank, and this rank's as large as its input");
   auto keep = outputs;
   keep.insert(keep.begin(), input);
+  std::swap(outputs[0], outputs[rank]);  // pairs this rank's output with the input
+  check_apart(outputs, {input}, 0, 1);
+  std::swap(outputs[0], outputs[rank]);
   Launch launch(group, "all_gather_uneven", "", keep, 0);
   {
     at::NoGradGuard no_grad;
@@ -140,6 +146,7 @@ int64_t reduce_scatter(at::TensorList output_list, at::TensorList input_list, co
   auto group = find_group(group_id);
   auto outputs = checked(output_list), inputs = checked(input_list);
   check_shards(inputs, outputs, group->backend->getSize());
+  check_apart(outputs, inputs, group->backend->getRank(), group->backend->getSize());
   auto keep = inputs;
   keep.insert(keep.end(), outputs.begin(), outputs.end());
   Launch launch(group, "reduce_scatter", op, keep, inputs.size());
@@ -181,6 +188,7 @@ int64_t all_to_all(at::Tensor output, at::Tensor input, std::vector<int64_t> out
   auto group = find_group(group_id);
   check(output);
   check(input);
+  check_apart({output}, {input}, -1, 1);
   Launch launch(group, "all_to_all", "", {input, output}, output_rows.empty() ? 1 : 0);
   // Rows stay rows where elements go as bytes.
   const auto by_rows = [](const at::Tensor& tensor) {
@@ -198,6 +206,7 @@ int64_t gather(std::optional<at::Tensor> output, at::Tensor input, int64_t root,
   check(input);
   const bool is_root = root == group->backend->getRank();
   if (is_root) check_shards({output.value_or(at::Tensor())}, {input}, group->backend->getSize());
+  if (is_root) check_apart({*output}, {input}, group->backend->getRank(), group->backend->getSize());
   std::vector<at::Tensor> keep{input};
   if (is_root) keep.push_back(*output);
   Launch launch(group, "gather", to_root(root), keep, 1);
@@ -215,6 +224,7 @@ int64_t scatter(at::Tensor output, std::optional<at::Tensor> input, int64_t root
   check(output);
   const bool is_root = root == group->backend->getRank();
   if (is_root) check_shards({input.value_or(at::Tensor())}, {output}, group->backend->getSize());
+  if (is_root) check_apart({output}, {*input}, group->backend->getRank(), group->backend->getSize());
   std::vector<at::Tensor> keep{output};
   if (is_root) keep.push_back(*input);
   Launch launch(group, "scatter", to_root(root), keep, 1);
@@ -224,6 +234,11 @@ int64_t scatter(at::Tensor output, std::optional<at::Tensor> input, int64_t root
   c10d::ScatterOptions options;
   options.rootRank = root;
   return launch.track({group->backend->scatter(outputs, inputs, options)});
+}
+
+// What the collectives check of memory, for a group of one, which has no engine.
+void check_memory(at::TensorList outputs, at::TensorList inputs, bool in_place) {
+  check_apart(outputs, inputs, in_place ? 0 : -1, 1);
 }
 
 int64_t barrier(int64_t group_id) {
@@ -245,6 +260,7 @@ TORCH_LIBRARY_FRAGMENT(shardloop, m) {
         &all_to_all);
   m.def("gather(Tensor(a!)? output, Tensor input, int root, int group) -> int", &gather);
   m.def("scatter(Tensor(a!) output, Tensor? input, int root, int group) -> int", &scatter);
+  m.def("check_memory(Tensor[] outputs, Tensor[] inputs, bool in_place) -> ()", &check_memory);
   m.def("barrier(int group) -> int", &barrier);
 }
 

@@ -2,15 +2,18 @@
 // and must come in the same order on every rank. Group (group.ts) is the door; objects over the same wire stand in
 // objects.ts, what is said about failures in diagnosis.ts.
 import { raw } from '../core/binding.js';
-import { call, dtypeBytes, noGrad, ShardloopError, type Tensor } from '../core/index.js';
+import { noGrad, ShardloopError, type Tensor } from '../core/index.js';
+import { handleOf } from '../core/tensor-class.js';
 import { agree, checksAgreement } from './agreement.js';
 import {
+  bytesOf,
   checkOne,
   checkRank,
   checkReduceOp,
   checkRows,
   checkShards,
   checkTensors,
+  extentOf,
   type Member,
   misuse,
   type ReduceOp,
@@ -38,7 +41,8 @@ export function allReduce(wire: Wire, value: Tensor | readonly Tensor[], op: Red
   usable(wire, name);
   const tensors = checkTensors(wire, name, value, 'tensors', true);
   checkReduceOp(wire, name, op, tensors);
-  return launch(wire, name, op, tensors, tensors, (id) => call('shardloop::all_reduce', tensors, op, id));
+  if (wire.id === null) checkMemory(wire, name, tensors, [], false);
+  return launch(wire, name, op, tensors, tensors, (id) => raw('shardloop::all_reduce', tensors.map(handleOf), op, id));
 }
 
 /** Reduces `tensor` over all ranks into that of `root`; the others keep theirs. */
@@ -48,8 +52,9 @@ export function reduce(wire: Wire, tensor: Tensor, root: number, op: ReduceOp): 
   checkOne(wire, name, tensor, 'the tensor', true);
   checkReduceOp(wire, name, op, [tensor]);
   checkRank(wire, name, 'root', root);
-  return launch(wire, name, `${op}, root ${root}`, [tensor], [tensor], (id) =>
-    call('shardloop::reduce', tensor, root, op, id),
+  const one = [tensor];
+  return launch(wire, name, `${op}, root ${root}`, one, one, (id) =>
+    raw('shardloop::reduce', handleOf(tensor), root, op, id),
   );
 }
 
@@ -59,15 +64,20 @@ export function broadcast(wire: Wire, value: Tensor | readonly Tensor[], root: n
   usable(wire, name);
   const tensors = checkTensors(wire, name, value);
   checkRank(wire, name, 'root', root);
-  return launch(wire, name, `root ${root}`, tensors, tensors, (id) => call('shardloop::broadcast', tensors, root, id));
+  if (wire.id === null) checkMemory(wire, name, tensors, [], false);
+  return launch(wire, name, `root ${root}`, tensors, tensors, (id) =>
+    raw('shardloop::broadcast', tensors.map(handleOf), root, id),
+  );
 }
 
 /** Fills each output (size * n, ...) with every rank's input (n, ...), in the order of the ranks. */
 export function allGather(wire: Wire, output: Tensor | readonly Tensor[], input: Tensor | readonly Tensor[]): Work {
   const name = 'all_gather';
   const { wholes, shards } = pairs(wire, name, output, input, 'the output', 'the input', false);
-  if (wire.id === null) copyAll(wholes, shards);
-  return launch(wire, name, '', shards, wholes, (id) => call('shardloop::all_gather', wholes, shards, id));
+  if (wire.id === null) copyAll(wire, name, wholes, shards);
+  return launch(wire, name, '', shards, wholes, (id) =>
+    raw('shardloop::all_gather', wholes.map(handleOf), shards.map(handleOf), id),
+  );
 }
 
 /** Fills outputs[r] with rank r's input; each has its own shape, and outputs[this rank] that of `input`. */
@@ -89,8 +99,10 @@ export function allGatherUneven(wire: Wire, outputs: readonly Tensor[], input: T
         `all outputs, received ${shapesOf([other ?? own])}`,
     );
   }
-  if (wire.id === null) copyAll([own], [input]);
-  return launch(wire, name, '', [], outputs, (id) => call('shardloop::all_gather_uneven', outputs, input, id));
+  if (wire.id === null) copyAll(wire, name, [own], [input]);
+  return launch(wire, name, '', [], outputs, (id) =>
+    raw('shardloop::all_gather_uneven', outputs.map(handleOf), handleOf(input), id),
+  );
 }
 
 /** Fills each output (n, ...) with this rank's part of the reduction of every rank's input (size * n, ...). */
@@ -103,8 +115,10 @@ export function reduceScatter(
   const name = 'reduce_scatter';
   const { wholes, shards } = pairs(wire, name, input, output, 'the input', 'the output', true);
   checkReduceOp(wire, name, op, wholes);
-  if (wire.id === null) copyAll(shards, wholes);
-  return launch(wire, name, op, wholes, wholes, (id) => call('shardloop::reduce_scatter', shards, wholes, op, id));
+  if (wire.id === null) copyAll(wire, name, shards, wholes);
+  return launch(wire, name, op, wholes, wholes, (id) =>
+    raw('shardloop::reduce_scatter', shards.map(handleOf), wholes.map(handleOf), op, id),
+  );
 }
 
 /** How many rows (along axis 0) come from and go to each rank; both or neither. */
@@ -120,10 +134,10 @@ export function allToAll(wire: Wire, output: Tensor, input: Tensor, rows?: AllTo
   checkOne(wire, name, output, 'the output');
   checkOne(wire, name, input, 'the input');
   checkRows(wire, name, output, input, rows);
-  if (wire.id === null) copyAll([output], [input]);
+  if (wire.id === null) copyAll(wire, name, [output], [input], false);
   const [to, from] = [rows?.outputRows ?? [], rows?.inputRows ?? []];
   return launch(wire, name, '', rows === undefined ? [input] : [], [input], (id) =>
-    call('shardloop::all_to_all', output, input, to, from, id),
+    raw('shardloop::all_to_all', handleOf(output), handleOf(input), to, from, id),
   );
 }
 
@@ -134,9 +148,10 @@ export function gather(wire: Wire, output: Tensor | null, input: Tensor, root: n
   checkOne(wire, name, input, 'the input');
   checkRank(wire, name, 'root', root);
   checkAtRoot(wire, name, 'output', output, input, root);
-  if (wire.id === null) copyAll([output!], [input]);
-  return launch(wire, name, `root ${root}`, [input], [input], (id) =>
-    call('shardloop::gather', output, input, root, id),
+  if (wire.id === null) copyAll(wire, name, [output!], [input]);
+  const one = [input];
+  return launch(wire, name, `root ${root}`, one, one, (id) =>
+    raw('shardloop::gather', output && handleOf(output), handleOf(input), root, id),
   );
 }
 
@@ -147,9 +162,10 @@ export function scatter(wire: Wire, output: Tensor, input: Tensor | null, root: 
   checkOne(wire, name, output, 'the output');
   checkRank(wire, name, 'root', root);
   checkAtRoot(wire, name, 'input', input, output, root);
-  if (wire.id === null) copyAll([output], [input!]);
-  return launch(wire, name, `root ${root}`, [output], [output], (id) =>
-    call('shardloop::scatter', output, input, root, id),
+  if (wire.id === null) copyAll(wire, name, [output], [input!]);
+  const one = [output];
+  return launch(wire, name, `root ${root}`, one, one, (id) =>
+    raw('shardloop::scatter', handleOf(output), input && handleOf(input), root, id),
   );
 }
 
@@ -177,7 +193,8 @@ function between(
   if (!Number.isInteger(tag) || tag < 0 || tag > 2 ** 30) {
     throw misuse(wire, name, `expected tag to be a whole number from 0 to 2^30, received ${String(tag)}`);
   }
-  return launch(wire, name, detail, [tensor], [tensor], (id) => call(`shardloop::${name}`, tensor, peer, tag, id));
+  const one = [tensor];
+  return launch(wire, name, detail, one, one, (id) => raw(`shardloop::${name}`, handleOf(tensor), peer, tag, id));
 }
 
 /** Completes when every rank has called it. */
@@ -249,23 +266,24 @@ function launch(
   if (!between) wire.sequence += 1;
   const number = between ? 0 : wire.sequence;
   const parts = name === 'gather' || name === 'scatter' ? wire.size : 1;
-  const bytes = parts * sized.reduce((sum, t) => sum + t.numel * dtypeBytes(t.dtype), 0);
+  const extents = alike.map(extentOf);
+  const bytes = parts * bytesOf(sized === alike ? extents : sized.map(extentOf));
   count(wire.traffic, name, bytes, wire.size);
   const operation = detail === '' ? name : `${name} (${detail})`;
-  // Read now: the tensors may be disposed by the time something fails.
-  const shapes = wire.id === null || alike.length === 0 ? '' : shapesOf(alike);
+  const shapes = () => (extents.length === 0 ? '' : shapesOf(extents));
   const explain = (text: string) => {
     if (wire.failure !== null) {
       return misuse(wire, operation, `the group failed earlier: ${wire.failure}`, 'COLLECTIVE_FAILED');
     }
-    const error = collectiveFailure(wire, wire.id!, { name: operation, number, shapes }, text);
+    const error = collectiveFailure(wire, wire.id!, { name: operation, number, shapes: shapes() }, text);
     wire.failure = error.message;
     return error;
   };
   if (wire.id === null) return new Work(null, explain);
   if (CHECKING && !between && wire.backend !== 'fake') {
     try {
-      agree(wire, wire.id, number, `${operation}${shapes && ` of ${shapes}`}`);
+      const said = shapes();
+      agree(wire, wire.id, number, `${operation}${said && ` of ${said}`}`);
     } catch (error) {
       if ((error as ShardloopError).code === 'COLLECTIVE_FAILED') wire.failure = (error as Error).message;
       throw error;
@@ -289,11 +307,36 @@ function launch(
 
 const CHECKING = checksAgreement();
 
-function copyAll(outputs: readonly Tensor[], inputs: readonly Tensor[]): void {
+/** What a group of one does. */
+function copyAll(
+  wire: Wire,
+  name: Collective,
+  outputs: readonly Tensor[],
+  inputs: readonly Tensor[],
+  inPlace = true,
+): void {
+  checkMemory(wire, name, outputs, inputs, inPlace);
   noGrad(() => {
     outputs.forEach((output, i) => {
-      const input = inputs[i]!; // the whole of a scalar has an axis
-      call('aten::copy_', output, input.ndim === output.ndim ? input : input.view(output.shape));
+      const shape = output.shape; // the whole of a scalar has an axis
+      using view = inputs[i]!.view(shape);
+      raw('aten::copy_', handleOf(output), handleOf(view));
     });
   });
+}
+
+/** What native code refuses of memory that is shared, for a group of one; the engines' operations look for themselves. */
+function checkMemory(
+  wire: Wire,
+  name: Collective,
+  outputs: readonly Tensor[],
+  inputs: readonly Tensor[],
+  inPlace: boolean,
+): void {
+  if (outputs.length + inputs.length < 2) return;
+  try {
+    raw('shardloop::check_memory', outputs.map(handleOf), inputs.map(handleOf), inPlace);
+  } catch (error) {
+    throw misuse(wire, name, (error as Error).message);
+  }
 }
