@@ -81,11 +81,13 @@ describe('the checking mode', () => {
         rows: mismatch('all_to_all', 'all_to_all of float32 \\(3\\)'),
         apart: 'no error',
         after: 'no error',
-        late: expect.stringMatching(
-          rank === 0
-            ? /^COLLECTIVE_MISMATCH: .*Ranks 0, 2: all_reduce .*; rank 1: barrier\. /
-            : /^COLLECTIVE_MISMATCH: .*Rank 1: barrier; rank 2: all_reduce .*; not here yet: rank 0\. |^COLLECTIVE_MISMATCH: .*Rank 2: all_reduce.*; rank 1: barrier; not here yet: rank 0\. |^COLLECTIVE_MISMATCH: .*rank 1: barrier/,
-        ),
+        late:
+          `COLLECTIVE_MISMATCH: [rank ${rank}/3] ${rank === 1 ? 'barrier' : 'all_reduce (sum)'} #1 on group 'late': the ranks do ` +
+          `not call the same. ${
+            rank === 0
+              ? 'Ranks 0, 2: all_reduce (sum) of float32 (2); rank 1: barrier'
+              : 'Rank 1: barrier; rank 2: all_reduce (sum) of float32 (2); not here yet: rank 0'
+          }. Every rank must call the same operations in the same order, with the same shapes and dtypes`,
         missing: expect.stringMatching(
           rank === 1
             ? /^COLLECTIVE_FAILED: .*rank [02] failed first, in barrier: rank 1 did not arrive within the timeout/
