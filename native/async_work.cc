@@ -10,6 +10,13 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#else
+#include <pthread.h>
+#endif
 
 #include "works.h"
 
@@ -52,8 +59,21 @@ void post(std::unique_ptr<Settlement> settlement) {
     settlement.release();
 }
 
+bool on_main_thread() {
+#ifdef __linux__
+  return syscall(SYS_gettid) == getpid();
+#else
+  return pthread_main_np() != 0;
+#endif
+}
+
 void close_channel(void* data) {
   std::unique_ptr<std::shared_ptr<Channel>> holder(static_cast<std::shared_ptr<Channel>*>(data));
+  // A worker thread leaves a process that goes on: what it did not destroy would stay, and its peers would wait.
+  if (!on_main_thread()) {
+    release_works_of(std::this_thread::get_id());
+    close_owned(std::this_thread::get_id());
+  }
   Channel& channel = **holder;
   std::lock_guard<std::mutex> lock(channel.mutex);
   if (channel.function == nullptr) return;

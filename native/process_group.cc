@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <map>
 #include <mutex>
+#include <thread>
 #include <torch/csrc/distributed/c10d/HashStore.hpp>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
@@ -24,6 +25,7 @@ struct Tables {
   std::map<std::string, StorePtr> named_stores;
   std::unordered_map<int64_t, StorePtr> stores;
   std::unordered_map<int64_t, std::shared_ptr<Group>> groups;
+  std::unordered_map<int64_t, std::thread::id> owners;  // of stores and groups: who opened them
   int64_t next_id = 1;
 };
 
@@ -51,6 +53,7 @@ int64_t insert_store(StorePtr store) {
   auto& t = tables();
   std::lock_guard<std::mutex> lock(t.mutex);
   t.stores.emplace(t.next_id, std::move(store));
+  t.owners.emplace(t.next_id, std::this_thread::get_id());
   return t.next_id++;
 }
 
@@ -78,6 +81,7 @@ void store_close(int64_t id) {
   if (found == t.stores.end()) return;
   closing = std::move(found->second);
   t.stores.erase(found);
+  t.owners.erase(id);
 }
 
 bool store_is_open(int64_t id) {
@@ -111,6 +115,7 @@ int64_t store_in_process(const std::string& name) {
   auto& store = t.named_stores[name];
   if (!store) store = c10::make_intrusive<c10d::HashStore>();
   t.stores.emplace(t.next_id, store);
+  t.owners.emplace(t.next_id, std::this_thread::get_id());
   return t.next_id++;
 }
 
@@ -121,6 +126,7 @@ std::tuple<int64_t, int64_t> store_connect(const std::string& host, int64_t port
   {
     std::lock_guard<std::mutex> lock(t.mutex);
     id = t.next_id++;
+    t.owners.emplace(id, std::this_thread::get_id());
   }
   int64_t work = run_as_work([=, &t] {
     c10d::TCPStoreOptions options;
@@ -129,7 +135,7 @@ std::tuple<int64_t, int64_t> store_connect(const std::string& host, int64_t port
     options.timeout = milliseconds(timeout);
     auto store = c10::make_intrusive<c10d::TCPStore>(host, options);
     std::lock_guard<std::mutex> lock(t.mutex);
-    t.stores.emplace(id, std::move(store));
+    if (t.owners.count(id) > 0) t.stores.emplace(id, std::move(store));  // else its owner has ended meanwhile
   });
   return {id, work};
 }
@@ -149,6 +155,7 @@ std::tuple<int64_t, int64_t> group_open(int64_t store_id, const std::string& pre
     if (found == t.factories.end()) throw Error("BAD_ARGUMENT", "there is no backend '" + backend + "' here");
     factory = found->second;
     id = t.next_id++;
+    t.owners.emplace(id, std::this_thread::get_id());
   }
   int64_t work = run_as_work([=, &t] {
     auto group = std::make_shared<Group>();
@@ -163,8 +170,14 @@ std::tuple<int64_t, int64_t> group_open(int64_t store_id, const std::string& pre
       group->watch_store = c10::make_intrusive<c10d::PrefixStore>(prefix + "/watch", store->clone());
       watch(*group);
     }
-    std::lock_guard<std::mutex> lock(t.mutex);
-    t.groups.emplace(id, std::move(group));
+    {
+      std::lock_guard<std::mutex> lock(t.mutex);
+      if (t.owners.count(id) > 0) {
+        t.groups.emplace(id, std::move(group));
+        return;
+      }
+    }
+    unwatch(*group);  // its owner has ended meanwhile
   });
   return {id, work};
 }
@@ -180,6 +193,7 @@ std::tuple<int64_t, int64_t> group_close(int64_t id, bool abort) {
     if (found != t.groups.end()) {
       closing = std::move(found->second);
       t.groups.erase(found);
+      t.owners.erase(id);
     }
   }
   const int64_t in_flight = closing ? closing->state->in_flight.load() : 0;
@@ -252,6 +266,28 @@ bool backend_available(const std::string& name) {
 void register_backend(const std::string& name, BackendFactory factory) {
   std::lock_guard<std::mutex> lock(tables().mutex);
   tables().factories[name] = factory;
+}
+
+void close_owned(std::thread::id owner) {
+  auto& t = tables();
+  std::vector<int64_t> groups, stores;
+  {
+    std::lock_guard<std::mutex> lock(t.mutex);
+    for (const auto& [id, who] : t.owners)
+      if (who == owner) (t.groups.count(id) > 0 ? groups : stores).push_back(id);
+    for (int64_t id : stores)
+      if (t.stores.count(id) == 0) t.owners.erase(id);  // still being opened
+  }
+  for (int64_t id : groups) {
+    bool failed;
+    {
+      GroupState& state = *find_group(id)->state;
+      std::lock_guard<std::mutex> lock(state.mutex);
+      failed = !state.failure.empty();
+    }
+    release_work(std::get<0>(group_close(id, failed)));
+  }
+  for (int64_t id : stores) store_close(id);
 }
 
 std::shared_ptr<Group> find_group(int64_t id) {

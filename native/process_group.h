@@ -9,6 +9,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <torch/csrc/distributed/c10d/Store.hpp>
 #include <vector>
@@ -53,6 +54,9 @@ struct Group {
   bool works_on_streams;
   std::shared_ptr<GroupState> state = std::make_shared<GroupState>();
 };
+
+// Closes what a thread has opened and left open, in the background.
+void close_owned(std::thread::id owner);
 
 // Throws BAD_ARGUMENT for an id that was never given or is destroyed.
 std::shared_ptr<Group> find_group(int64_t id);

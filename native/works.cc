@@ -42,6 +42,7 @@ struct TrackedWork {
   std::string error;
   std::vector<std::function<void(const std::string&)>> callbacks;
   std::condition_variable changed;
+  std::thread::id owner = std::this_thread::get_id();
 };
 
 struct Tables {
@@ -193,15 +194,6 @@ bool work_is_completed(int64_t id) {
   return work->finished;
 }
 
-void work_release(int64_t id) {
-  std::shared_ptr<TrackedWork> released;
-  std::lock_guard<std::mutex> lock(tables().mutex);
-  auto found = tables().works.find(id);
-  if (found == tables().works.end()) return;
-  released = std::move(found->second);
-  tables().works.erase(found);
-}
-
 int64_t works_in_flight() {
   std::lock_guard<std::mutex> lock(tables().mutex);
   return static_cast<int64_t>(tables().works.size());
@@ -307,6 +299,25 @@ void fail_groups_in_flight(const std::string& text) {
   for (const auto& state : states) fail_group(state, text);
 }
 
+void release_work(int64_t id) {
+  std::shared_ptr<TrackedWork> released;
+  std::lock_guard<std::mutex> lock(tables().mutex);
+  auto found = tables().works.find(id);
+  if (found == tables().works.end()) return;
+  released = std::move(found->second);
+  tables().works.erase(found);
+}
+
+void release_works_of(std::thread::id owner) {
+  std::vector<std::shared_ptr<TrackedWork>> released;
+  std::lock_guard<std::mutex> lock(tables().mutex);
+  std::erase_if(tables().works, [&](const auto& entry) {
+    if (entry.second->owner != owner) return false;
+    released.push_back(entry.second);
+    return true;
+  });
+}
+
 int64_t run_as_work(std::function<void()> function) {
   auto tracked = std::make_shared<TrackedWork>();
   tracked->unfinished = 1;
@@ -359,7 +370,7 @@ std::string exception_text(const std::exception_ptr& exception) {
 TORCH_LIBRARY_FRAGMENT(shardloop, m) {
   m.def("work_wait(int work) -> str", &work_wait);
   m.def("work_is_completed(int work) -> bool", &work_is_completed);
-  m.def("work_release(int work) -> ()", &work_release);
+  m.def("work_release(int work) -> ()", &release_work);
   m.def("works_in_flight() -> int", &works_in_flight);
 }
 

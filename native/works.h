@@ -10,6 +10,7 @@
 #pragma once
 #include <functional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "process_group.h"
@@ -57,6 +58,10 @@ void fail_overdue(std::chrono::milliseconds grace);
 
 // Runs a blocking function on a waiter as a work. What it throws becomes the work's error.
 int64_t run_as_work(std::function<void()> function);
+
+// Lets go of a work that nobody waits for, or of all that a thread has launched; each runs to its end.
+void release_work(int64_t id);
+void release_works_of(std::thread::id owner);
 
 // Calls back once, when the work is finished: at once, on the calling thread, where it already is. The text is empty on
 // success. The work is gone afterwards. False: no such work.
