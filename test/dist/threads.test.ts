@@ -35,14 +35,17 @@ describe('worker threads', () => {
       1,
       `${WORKERS}
        if (isMainThread) {
+         const told = (worker) => new Promise((resolve) => worker.once('message', resolve)); // before it can have spoken
          const worker = start({ rank: 1, size: 2, name: 'two' });
+         const launched = told(worker);
          const group = await join({ rank: 0, size: 2, name: 'two' });
-         await new Promise((resolve) => worker.once('message', resolve));
+         await launched;
          await worker.terminate();
          await group.allReduce(core.zeros([8])).done(); // pairs with the reduction whose promise is gone
          const again = start({ rank: 1, size: 2, name: 'three' });
+         const launchedAgain = told(again);
          const second = await join({ rank: 0, size: 2, name: 'three' });
-         await new Promise((resolve) => again.once('message', resolve));
+         await launchedAgain;
          await again.terminate();
          report({ first: core.tensor([1]).itemSync(), second: second.size });
        } else {
