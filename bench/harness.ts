@@ -93,12 +93,16 @@ export function oraclePython(): string {
 
 /**
  * Contenders in Python: one process of bench/`script`, which reads `name iterations` lines and answers each with the
- * nanoseconds of one iteration. Close it when done.
+ * nanoseconds of one iteration; `args` go to the script. Close it when done.
  */
-export function pythonContenders(script: string, names: readonly string[]): { contenders: Contender[]; close(): void } {
+export function pythonContenders(
+  script: string,
+  names: readonly string[],
+  args: readonly string[] = [],
+): { contenders: Contender[]; close(): void } {
   const program = oraclePython();
   const file = join(dirname(fileURLToPath(import.meta.url)), script);
-  const child = spawn(program, ['-u', file], { stdio: ['pipe', 'pipe', 'inherit'] });
+  const child = spawn(program, ['-u', file, ...args], { stdio: ['pipe', 'pipe', 'inherit'] });
   const answers = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   const run = async (name: string, iterations: number) => {
     child.stdin.write(`${name} ${iterations}\n`);
