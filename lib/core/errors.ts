@@ -23,6 +23,7 @@ export const ERRORS = {
   OP_FAILED: 'libtorch refused the operation; the message is its own.',
   OP_REFUSED: 'shardloop refuses this operation by name, because libtorch crashes on it or it has no meaning here.',
   OUT_OF_MEMORY: 'An allocation was asked for that the machine or the device cannot hold.',
+  SAVE_FAILED: 'A checkpoint could not be written; older ones are as they were.',
   SCOPE_ASYNC: 'The callback of a scope was asynchronous; scopes cannot span an await.',
   TENSOR_DISPOSED: 'A tensor was used, or disposed again, after it was disposed.',
   TENSOR_FOREIGN: 'A tensor was expected and something else came: another object, or a tensor of another thread.',

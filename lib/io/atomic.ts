@@ -1,7 +1,7 @@
 // Files and folders that appear whole or not at all: written under a temporary name, synced, renamed.
 // Not here: what is written. A temporary name says host and process, so that leftovers of a killed process are known.
 import { randomUUID } from 'node:crypto';
-import { type FileHandle, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
+import { type FileHandle, mkdir, open, readdir, rename, rm, stat, symlink } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 import { describe, ShardloopError } from '../core/errors.js';
@@ -47,31 +47,85 @@ export async function writeFileAtomic(
 }
 
 /**
- * Fills a folder under a temporary name by `fill`, syncs it and renames it to `path`, so that `path` never names a
- * half-written folder. An existing folder is set aside first and removed after; a process killed between the two
- * renames leaves it beside, from where {@link cleanLeftovers} puts it back.
+ * A folder that is filled under a temporary name, `path`, possibly by several processes, until one of them commits it.
+ * States: open -> committed (it stands under its name) or aborted (nothing is left of it).
  */
+export class PendingFolder {
+  readonly path: string;
+  readonly #target: string;
+  readonly #aside: string;
+
+  private constructor(target: string) {
+    this.#target = resolve(target);
+    this.path = temporaryName(this.#target, 'tmp');
+    this.#aside = temporaryName(this.#target, 'old');
+  }
+
+  /** Makes the folder that will be `target`. */
+  static async begin(target: string): Promise<PendingFolder> {
+    const folder = new PendingFolder(target);
+    mine.add(folder.path).add(folder.#aside);
+    await mkdir(folder.path, { recursive: true });
+    return folder;
+  }
+
+  /**
+   * Syncs it and gives it its name, so that the name never stands for a half-written folder. An existing folder is set
+   * aside first and removed after; a process killed between the two renames leaves it beside, from where
+   * {@link cleanLeftovers} puts it back.
+   */
+  async commit(): Promise<void> {
+    try {
+      await syncTree(this.path);
+      const replaced = await exists(this.#target);
+      if (replaced) await rename(this.#target, this.#aside);
+      await rename(this.path, this.#target);
+      await syncFolder(dirname(this.#target));
+      if (replaced) await rm(this.#aside, { recursive: true, force: true });
+      this.#forget();
+    } catch (error) {
+      await this.abort();
+      throw error;
+    }
+  }
+
+  /** Removes it. What stood under the name before stands there again. */
+  async abort(): Promise<void> {
+    // A process that still writes into it may add a file while it is being removed.
+    await rm(this.path, { recursive: true, force: true, maxRetries: 3 });
+    if ((await exists(this.#aside)) && !(await exists(this.#target))) await rename(this.#aside, this.#target);
+    this.#forget();
+  }
+
+  #forget(): void {
+    mine.delete(this.path);
+    mine.delete(this.#aside);
+  }
+}
+
+/** Fills a folder under a temporary name by `fill` and commits it: `path` never names a half-written folder. */
 export async function writeFolderAtomic(path: string, fill: (temporary: string) => Promise<void>): Promise<void> {
-  const target = resolve(path);
-  const temporary = temporaryName(target, 'tmp');
-  const aside = temporaryName(target, 'old');
-  mine.add(temporary).add(aside);
+  const folder = await PendingFolder.begin(path);
   try {
-    await mkdir(temporary, { recursive: true });
-    await fill(temporary);
-    await syncTree(temporary);
-    const replaced = await exists(target);
-    if (replaced) await rename(target, aside);
-    await rename(temporary, target);
-    await syncFolder(dirname(target));
-    if (replaced) await rm(aside, { recursive: true, force: true });
+    await fill(folder.path);
   } catch (error) {
-    await rm(temporary, { recursive: true, force: true });
-    if ((await exists(aside)) && !(await exists(target))) await rename(aside, target);
+    await folder.abort();
     throw error;
+  }
+  await folder.commit();
+}
+
+/** Makes `path` a symbolic link to `target` (as seen from the link's folder), in place of the link that it was. */
+export async function linkAtomic(path: string, target: string): Promise<void> {
+  const temporary = temporaryName(resolve(path), 'tmp');
+  mine.add(temporary);
+  try {
+    await symlink(target, temporary);
+    await rename(temporary, resolve(path));
+    await syncFolder(dirname(resolve(path)));
   } finally {
+    await rm(temporary, { force: true });
     mine.delete(temporary);
-    mine.delete(aside);
   }
 }
 

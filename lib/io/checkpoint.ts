@@ -1,19 +1,24 @@
 // Checkpoints: everything that a run needs to go on exactly, in a folder `checkpoint-<step>` that is complete or absent.
-// Named groups of tensors, and state that is JSON. What they mean is the caller's (train/).
+// Named groups of tensors, and state that is JSON. What they mean is the caller's (train/). Written here; read by
+// checkpoint-read.ts.
 //
-// checkpoint-120/ <group>.safetensors  the tensors of one group: model, optimizer, random, ...
-//                 state.json           schedule, data position, and whatever else is JSON
-//                 manifest.json        step, and of every other file its size and SHA-256
-//                 COMMITTED            the SHA-256 of manifest.json; written last
+// checkpoint-120/ part-00000.safetensors  what writer 0 holds; the key of a tensor is `<group>/<name>`
+//                 ...                     one for each writer
+//                 index.json              of every tensor its dtype, shape, and which elements lie in which file
+//                 state.json              schedule, data position, and whatever else is JSON
+//                 result/                 the result of the run but for the weights: configuration, tokenizer
+//                 manifest.json           step, and of every other file its size and SHA-256
+//                 COMMITTED               the SHA-256 of manifest.json; written last
 // The folder is filled under a temporary name and renamed, so the marker is there in every folder of this name, unless
-// somebody copied half of one. Several writers can put their own groups in one folder; one of them commits.
+// somebody copied half of one. One process begins the folder, every writer adds its part, one process commits. (Format 1,
+// of older versions, has a file for each group instead of parts and an index.)
 import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { describe, ShardloopError, type Tensor } from '../core/index.js';
-import { cleanLeftovers, exists, removeFolderAtomic, writeFileAtomic, writeFolderAtomic } from './atomic.js';
-import { readSafetensors, type SafetensorsFile, type WrittenFile, writeSafetensors } from './safetensors.js';
+import { cleanLeftovers, exists, PendingFolder, removeFolderAtomic, writeFileAtomic } from './atomic.js';
+import { encodeIndex, joinRanges, type WrittenRange } from './checkpoint-index.js';
+import { type WrittenFile, writeSafetensors } from './safetensors.js';
 
 /** Any value that JSON can hold. */
 export type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json };
@@ -30,21 +35,138 @@ export interface CheckpointContent {
 export interface SaveCheckpointOptions {
   /** Keep only the newest n checkpoints of the folder, this one included. Default: all. */
   readonly saveTotalLimit?: number;
+  /** One that stays whatever its age: the name of its folder. Default: none. */
+  readonly keep?: string;
 }
 
-interface Manifest {
-  readonly format: 1;
+/** What one writer holds of a tensor. */
+export interface TensorPart {
+  /** The elements, in any shape; where it is the whole tensor, in its own. */
+  readonly tensor: Tensor;
+  /** The shape of the whole tensor. */
+  readonly shape: readonly number[];
+  /** The first of the elements is this one of the whole tensor in row-major order. */
+  readonly start: number;
+}
+
+/** Parts by group and name. */
+export type PartGroups = Readonly<Record<string, ReadonlyMap<string, TensorPart>>>;
+
+/** What one writer wrote. Plain JSON, so that it can travel to the process that commits. */
+export interface PartReceipt extends WrittenFile {
+  readonly file: string;
+  readonly groups: readonly string[];
+  readonly ranges: readonly WrittenRange[];
+}
+
+/** What a file of parts will hold, before it is written. */
+export interface PartPlan {
+  readonly file: string;
+  readonly groups: readonly string[];
+  /** By key. */
+  readonly tensors: ReadonlyMap<string, Tensor>;
+  readonly ranges: readonly WrittenRange[];
+}
+
+export interface Manifest {
+  readonly format: 1 | 2;
   readonly step: number;
   readonly files: Readonly<Record<string, WrittenFile>>;
 }
 
 const NAME = /^checkpoint-(\d+)$/;
 const GROUP = /^[A-Za-z0-9][A-Za-z0-9._-]*$/;
+/** The folder in a checkpoint that holds the run's result but for the weights. */
+export const RESULT = 'result';
+
+/** Begins `<dir>/checkpoint-<step>`. Throws BAD_ARGUMENT for a step that is none. */
+export async function beginCheckpoint(dir: string, step: number): Promise<PendingFolder> {
+  if (!Number.isSafeInteger(step) || step < 0) throw badArgument('step', 'an integer from 0 up', step);
+  await cleanLeftovers(dir);
+  return PendingFolder.begin(join(dir, `checkpoint-${step}`));
+}
+
+/** What writer `writer` writes. Throws BAD_ARGUMENT for a bad group name. */
+export function planPart(writer: number, groups: PartGroups): PartPlan {
+  const file = `part-${String(writer).padStart(5, '0')}.safetensors`;
+  const tensors = new Map<string, Tensor>();
+  const ranges: WrittenRange[] = [];
+  for (const [group, parts] of Object.entries(groups)) {
+    if (!GROUP.test(group)) throw badArgument('group name', 'letters, digits, "-", "_" and "."', group);
+    for (const [name, { tensor, shape, start }] of parts) {
+      const key = `${group}/${name}`;
+      tensors.set(key, tensor);
+      const range = [start, start + tensor.numel, file, key] as const;
+      ranges.push({ group, name, dtype: tensor.dtype, shape: [...shape], range });
+    }
+  }
+  return { file, groups: Object.keys(groups), tensors, ranges };
+}
+
+/** Writes a part into the folder that was begun. Throws as {@link writeSafetensors}. */
+export async function writePart(folder: string, { tensors, ...about }: PartPlan): Promise<PartReceipt> {
+  return { ...about, ...(await writeSafetensors(join(folder, about.file), tensors)) };
+}
 
 /**
- * Writes `<dir>/checkpoint-<step>` whole or not at all, replacing one of the same step, and then removes the oldest
- * ones beyond `saveTotalLimit`. Returns the path. Throws BAD_ARGUMENT for a bad step, group name, or state that is no
- * JSON; a full disk or the like leaves all earlier checkpoints as they are.
+ * Closes a checkpoint into which all writers have written. `describe` fills the folder `result` with what is not
+ * weights. Throws BAD_CHECKPOINT when a part is not there or the parts leave something out, BAD_ARGUMENT for a state
+ * that is no JSON; the folder is then gone, and older checkpoints are as they were.
+ */
+export async function commitCheckpoint(
+  pending: PendingFolder,
+  content: {
+    readonly step: number;
+    readonly receipts: readonly PartReceipt[];
+    readonly state: Json;
+    readonly describe?: (folder: string) => Promise<void>;
+  },
+): Promise<void> {
+  const { path: folder } = pending;
+  const { step, receipts, state } = content;
+  try {
+    checkJson(state, 'state');
+    const files: Record<string, WrittenFile> = {};
+    for (const { file, bytes, sha256 } of receipts) {
+      const found = await stat(join(folder, file)).catch(() => null);
+      if (found?.size !== bytes) {
+        const received = found === null ? 'it is not there' : `it has ${found.size}`;
+        throw new ShardloopError(
+          'BAD_CHECKPOINT',
+          `${join(folder, file)}: expected the ${bytes} bytes that its writer wrote, ${received}; the folder of checkpoints must be one that all hosts share`,
+        );
+      }
+      files[file] = { bytes, sha256 };
+    }
+    const index = encodeIndex(
+      joinRanges(
+        receipts.flatMap(({ ranges }) => ranges),
+        receipts.flatMap(({ groups }) => groups),
+        folder,
+      ),
+    );
+    files['index.json'] = await writeText(join(folder, 'index.json'), index);
+    files['state.json'] = await writeText(join(folder, 'state.json'), JSON.stringify(state));
+    if (content.describe) {
+      await content.describe(join(folder, RESULT));
+      for (const name of (await readdir(join(folder, RESULT))).sort()) {
+        files[`${RESULT}/${name}`] = sumOf(await readFile(join(folder, RESULT, name)));
+      }
+    }
+    const manifest: Manifest = { format: 2, step, files };
+    const { sha256 } = await writeText(join(folder, 'manifest.json'), JSON.stringify(manifest, null, 2));
+    await writeText(join(folder, 'COMMITTED'), `${sha256}\n`);
+  } catch (error) {
+    await pending.abort();
+    throw error;
+  }
+  await pending.commit();
+}
+
+/**
+ * Writes `<dir>/checkpoint-<step>` from one process, whole or not at all, replacing one of the same step, and then
+ * removes the oldest ones beyond `saveTotalLimit`. Returns the path. Throws BAD_ARGUMENT for a bad step, group name, or
+ * state that is no JSON; a full disk or the like leaves all earlier checkpoints as they are.
  */
 export async function saveCheckpoint(
   dir: string,
@@ -53,45 +175,46 @@ export async function saveCheckpoint(
   options: SaveCheckpointOptions = {},
 ): Promise<string> {
   const { saveTotalLimit: limit } = options;
-  if (!Number.isSafeInteger(step) || step < 0) throw badArgument('step', 'an integer from 0 up', step);
   if (limit !== undefined && (!Number.isSafeInteger(limit) || limit < 1)) {
     throw badArgument('saveTotalLimit', 'a positive integer', limit);
   }
-  const bad = Object.keys(content.tensors).find((name) => !GROUP.test(name));
-  if (bad !== undefined) throw badArgument('group name', 'letters, digits, "-", "_" and "."', bad);
   checkJson(content.state, 'state');
-  const path = join(dir, `checkpoint-${step}`);
-  await cleanLeftovers(dir);
-  await writeFolderAtomic(path, async (folder) => {
-    const files: Record<string, WrittenFile> = {};
-    for (const [group, tensors] of Object.entries(content.tensors)) {
-      const name = `${group}.safetensors`;
-      files[name] = await writeSafetensors(join(folder, name), tensors);
-    }
-    files['state.json'] = await writeText(join(folder, 'state.json'), JSON.stringify(content.state));
-    const manifest: Manifest = { format: 1, step, files };
-    const { sha256 } = await writeText(join(folder, 'manifest.json'), JSON.stringify(manifest, null, 2));
-    await writeText(join(folder, 'COMMITTED'), `${sha256}\n`);
-  });
-  if (limit !== undefined) await removeOldest(dir, limit);
-  return path;
+  const pending = await beginCheckpoint(dir, step);
+  let receipt: PartReceipt;
+  try {
+    const groups = Object.entries(content.tensors).map(([group, tensors]): [string, Map<string, TensorPart>] => [
+      group,
+      new Map([...tensors].map(([name, tensor]) => [name, { tensor, shape: tensor.shape, start: 0 }])),
+    ]);
+    receipt = await writePart(pending.path, planPart(0, Object.fromEntries(groups)));
+  } catch (error) {
+    await pending.abort();
+    throw error;
+  }
+  await commitCheckpoint(pending, { step, receipts: [receipt], state: content.state });
+  await removeOldest(dir, options);
+  return join(dir, `checkpoint-${step}`);
 }
 
 async function writeText(path: string, text: string): Promise<WrittenFile> {
   await writeFileAtomic(path, text);
-  const bytes = Buffer.from(text);
+  return sumOf(Buffer.from(text));
+}
+
+function sumOf(bytes: Uint8Array): WrittenFile {
   return { bytes: bytes.byteLength, sha256: createHash('sha256').update(bytes).digest('hex') };
 }
 
-async function removeOldest(dir: string, limit: number): Promise<void> {
-  for (const path of (await listCheckpoints(dir)).slice(0, -limit)) await removeFolderAtomic(path);
+/** Removes the oldest complete checkpoints of a folder beyond a limit. */
+export async function removeOldest(dir: string, { saveTotalLimit, keep }: SaveCheckpointOptions): Promise<void> {
+  if (saveTotalLimit === undefined) return;
+  for (const path of (await listCheckpoints(dir)).slice(0, -saveTotalLimit)) {
+    if (basename(path) !== keep) await removeFolderAtomic(path);
+  }
 }
 
 function badArgument(name: string, expected: string, value: unknown): ShardloopError {
-  return new ShardloopError(
-    'BAD_ARGUMENT',
-    `saveCheckpoint: ${name}: expected ${expected}, received ${describe(value)}`,
-  );
+  return new ShardloopError('BAD_ARGUMENT', `checkpoint: ${name}: expected ${expected}, received ${describe(value)}`);
 }
 
 function checkJson(value: unknown, where: string): void {
@@ -124,88 +247,4 @@ export async function listCheckpoints(dir: string): Promise<string[]> {
 export async function latestCheckpoint(dir: string): Promise<string | null> {
   await cleanLeftovers(dir);
   return (await listCheckpoints(dir)).at(-1) ?? null;
-}
-
-/** An open checkpoint, every file of which was checked. */
-export interface Checkpoint {
-  readonly path: string;
-  readonly step: number;
-  readonly state: Json;
-  /** The names of the groups of tensors. */
-  readonly groups: readonly string[];
-  /** New tensors (mapped from the file, on the CPU) of one group by name. Throws BAD_CHECKPOINT when there is no such group. */
-  tensors(group: string): Map<string, Tensor>;
-  /** Lets go of the files; tensors that were read stay usable. */
-  close(): void;
-}
-
-/**
- * Opens one checkpoint folder and checks every file against the manifest. Throws BAD_CHECKPOINT naming the file that
- * is missing, damaged or foreign, and what was expected.
- */
-export async function openCheckpoint(path: string): Promise<Checkpoint> {
-  const manifest = await readManifest(path);
-  for (const [name, expected] of Object.entries(manifest.files)) await checkFile(join(path, name), expected);
-  const state = JSON.parse(await readFile(join(path, 'state.json'), 'utf8')) as Json;
-  const files = new Map<string, SafetensorsFile>();
-  for (const name of Object.keys(manifest.files)) {
-    if (name.endsWith('.safetensors'))
-      files.set(basename(name, '.safetensors'), await readSafetensors(join(path, name)));
-  }
-  return {
-    path,
-    step: manifest.step,
-    state,
-    groups: [...files.keys()],
-    tensors(group) {
-      const file = files.get(group);
-      if (file === undefined) {
-        throw damaged(
-          path,
-          `expected a group of tensors "${group}", it holds ${[...files.keys()].join(', ') || 'none'}`,
-        );
-      }
-      return new Map(file.names.map((name) => [name, file.tensor(name)]));
-    },
-    close() {
-      for (const file of files.values()) file.close();
-    },
-  };
-}
-
-async function readManifest(path: string): Promise<Manifest> {
-  const read = async (name: string) =>
-    readFile(join(path, name), 'utf8').catch((cause: NodeJS.ErrnoException) => {
-      throw damaged(
-        path,
-        `expected the file ${name}, it cannot be read (${cause.code}); the checkpoint is incomplete`,
-        cause,
-      );
-    });
-  const marker = (await read('COMMITTED')).trim();
-  const text = await read('manifest.json');
-  if (createHash('sha256').update(text).digest('hex') !== marker) {
-    throw damaged(
-      path,
-      'manifest.json is not the one that COMMITTED marks; the checkpoint is damaged or mixed from two',
-    );
-  }
-  const manifest = JSON.parse(text) as Manifest;
-  if (manifest.format !== 1)
-    throw damaged(path, `expected format 1, received ${describe(manifest.format)}; use a newer shardloop`);
-  return manifest;
-}
-
-async function checkFile(path: string, expected: WrittenFile): Promise<void> {
-  const stats = await stat(path).catch(() => null);
-  if (stats === null) throw damaged(path, `expected a file of ${expected.bytes} bytes, it is missing`);
-  if (stats.size !== expected.bytes) throw damaged(path, `expected ${expected.bytes} bytes, received ${stats.size}`);
-  const hash = createHash('sha256');
-  for await (const chunk of createReadStream(path, { highWaterMark: 4 << 20 })) hash.update(chunk as Buffer);
-  if (hash.digest('hex') !== expected.sha256)
-    throw damaged(path, 'its content is not what was written (SHA-256 differs)');
-}
-
-function damaged(path: string, what: string, cause?: unknown): ShardloopError {
-  return new ShardloopError('BAD_CHECKPOINT', `${path}: ${what}`, { cause });
 }

@@ -5,7 +5,13 @@ import { readdir, readFile, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { describe, dtypeBytes, ShardloopError, type Tensor } from '../core/index.js';
 import { exists, writeFileAtomic } from './atomic.js';
-import { readSafetensors, type SafetensorsFile, type TensorSource, writeSafetensors } from './safetensors.js';
+import {
+  readSafetensors,
+  type SafetensorsFile,
+  type TensorSource,
+  type Writable,
+  writeSafetensors,
+} from './safetensors.js';
 import { duplicateKey, type TensorEntry } from './safetensors-header.js';
 
 /** Several safetensors files that an index joins. */
@@ -131,7 +137,7 @@ export interface WriteFolderOptions {
  */
 export async function writeSafetensorsFolder(
   folder: string,
-  tensors: ReadonlyMap<string, Tensor>,
+  tensors: ReadonlyMap<string, Writable>,
   options: WriteFolderOptions = {},
 ): Promise<void> {
   const { stem = 'model', maxShardBytes = 5e9, metadata = { format: 'pt' } } = options;
@@ -162,8 +168,8 @@ export async function writeSafetensorsFolder(
   }
 }
 
-function split(tensors: ReadonlyMap<string, Tensor>, maxBytes: number): Map<string, Tensor>[] {
-  const shards = [new Map<string, Tensor>()];
+function split(tensors: ReadonlyMap<string, Writable>, maxBytes: number): Map<string, Writable>[] {
+  const shards = [new Map<string, Writable>()];
   let bytes = 0;
   for (const [name, tensor] of tensors) {
     if (bytes > 0 && bytes + sizeOf(tensor) > maxBytes) {
@@ -176,7 +182,7 @@ function split(tensors: ReadonlyMap<string, Tensor>, maxBytes: number): Map<stri
   return shards;
 }
 
-function sizeOf(tensor: Tensor): number {
+function sizeOf(tensor: Writable): number {
   return tensor.numel * dtypeBytes(tensor.dtype);
 }
 

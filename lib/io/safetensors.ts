@@ -3,7 +3,7 @@
 import { createHash } from 'node:crypto';
 import { type FileHandle, open } from 'node:fs/promises';
 import { resolve } from 'node:path';
-import { describe, empty, keep, noGrad, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
+import { describe, dtypeBytes, empty, keep, noGrad, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
 import { writeFileAtomic } from './atomic.js';
 import {
   encodeHeader,
@@ -11,6 +11,7 @@ import {
   parseHeader,
   type SafetensorsHeader,
   type TensorEntry,
+  type TensorSpec,
 } from './safetensors-header.js';
 
 const CHUNK_BYTES = 16 << 20;
@@ -119,22 +120,35 @@ export interface WrittenFile {
   readonly sha256: string;
 }
 
+/** A tensor that is made piece by piece while it is written, so that it need never be whole in memory. */
+export interface LazyTensor extends TensorSpec {
+  readonly numel: number;
+  /** New: the elements from `start` up to `end`, in row-major order (end - start). */
+  read(start: number, end: number): Tensor;
+}
+
+/** What can be written. */
+export type Writable = Tensor | LazyTensor;
+
 /**
  * Writes tensors (of any device) to one safetensors file: streamed in pieces of 16 MB, under a temporary name, synced
  * and renamed, so that `path` never holds half a file. Tensors are written as they are at the time that their turn
- * comes: do not change them before the promise resolves. Throws BAD_ARGUMENT for a dtype that the format lacks.
+ * comes: do not change them before the promise resolves. Throws BAD_ARGUMENT for a dtype that the format lacks, and for
+ * a tensor whose memory was released.
  */
 export async function writeSafetensors(
   path: string,
-  tensors: ReadonlyMap<string, Tensor>,
+  tensors: ReadonlyMap<string, Writable>,
   metadata: Readonly<Record<string, string>> = {},
 ): Promise<WrittenFile> {
+  for (const [name, t] of tensors) refuseReleased(name, t);
   const header = encodeHeader(tensors, metadata);
   const hash = createHash('sha256');
   await writeFileAtomic(path, async (file) => {
     const write = async (bytes: Uint8Array) => {
+      const written = file.appendFile(bytes); // on another thread, while this one computes the sum
       hash.update(bytes);
-      await file.appendFile(bytes);
+      await written;
     };
     await write(header.bytes);
     for (const name of header.names) await writeBytes(tensors.get(name)!, write);
@@ -142,15 +156,38 @@ export async function writeSafetensors(
   return { bytes: header.bytes.byteLength + header.dataBytes, sha256: hash.digest('hex') };
 }
 
-async function writeBytes(tensor: Tensor, write: (bytes: Uint8Array) => Promise<void>): Promise<void> {
-  if (tensor.numel === 0) return;
-  const flat = noGrad(() =>
-    scope(() => keep(ops.view(ops.reshape(ops.contiguous(ops.detach(tensor)), [-1]), 'uint8'))),
+/** A sharded parameter has a shape but no memory outside of its segment's turn. */
+export function refuseReleased(name: string, t: Writable): void {
+  if (t.numel === 0 || 'read' in t || t.isDisposed || t.storageBytes > 0) return;
+  throw new ShardloopError(
+    'BAD_ARGUMENT',
+    `tensor ${describe(name)}: expected [${t.shape.join(', ')}] in memory, received one that was released; save sharded parameters inside strategy.whole()`,
   );
+}
+
+/** The bytes of a tensor as they are now, copied out of it. Waits here. */
+export function bytesOf(t: Tensor): Uint8Array {
+  if (t.numel === 0) return new Uint8Array(0);
+  return noGrad(() => scope(() => flatBytes(t).dataSync() as Uint8Array));
+}
+
+function flatBytes(t: Tensor): Tensor {
+  return ops.view(ops.reshape(ops.contiguous(ops.detach(t)), [-1]), 'uint8');
+}
+
+async function writeBytes(tensor: Writable, write: (bytes: Uint8Array) => Promise<void>): Promise<void> {
+  const { numel } = tensor;
+  if (numel === 0) return;
+  const elements = Math.max(1, Math.floor(CHUNK_BYTES / dtypeBytes(tensor.dtype)));
+  const whole = 'read' in tensor ? null : noGrad(() => scope(() => keep(ops.reshape(ops.detach(tensor), [-1]))));
   try {
-    for (let at = 0; at < flat.numel; at += CHUNK_BYTES) {
-      const end = Math.min(at + CHUNK_BYTES, flat.numel);
-      const piece = keep(ops.slice(flat, { dim: 0, start: at, end }));
+    for (let at = 0; at < numel; at += elements) {
+      const end = Math.min(at + elements, numel);
+      const piece = noGrad(() =>
+        scope(() =>
+          keep(flatBytes(whole ? ops.slice(whole, { dim: 0, start: at, end }) : (tensor as LazyTensor).read(at, end))),
+        ),
+      );
       try {
         await write((await piece.data()) as Uint8Array);
       } finally {
@@ -158,6 +195,6 @@ async function writeBytes(tensor: Tensor, write: (bytes: Uint8Array) => Promise<
       }
     }
   } finally {
-    flat.dispose();
+    whole?.dispose();
   }
 }

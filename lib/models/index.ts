@@ -5,6 +5,7 @@ export { type GPT2ForwardOptions, GPT2LMHeadModel, type GPT2Options } from './gp
 export { gpt2ParameterCount, gpt2Plan, type PlannedParameter } from './gpt2/plan.js';
 export { KVCache, type KVCacheOptions } from './kv-cache.js';
 export {
+  describeModel,
   type LoadedModel,
   type LoadModelOptions,
   loadModel,

@@ -14,7 +14,7 @@ import {
 } from '../core/index.js';
 import { loadTokenizer, type Tokenizer } from '../data/tokenizer.js';
 import { requireFolderName, writeFileAtomic } from '../io/atomic.js';
-import type { TensorSource } from '../io/safetensors.js';
+import type { TensorSource, Writable } from '../io/safetensors.js';
 import { openSafetensorsFolder, writeSafetensorsFolder } from '../io/safetensors-folder.js';
 import { isAdapterLayer, type Module } from '../nn/index.js';
 import type { GPT2Config } from './gpt2/config.js';
@@ -246,9 +246,21 @@ export interface SaveModelOptions {
     save(dir: string): Promise<void>;
   };
   /** The whole tensors by their published names, when the model itself holds only parts, or in another dtype. */
-  readonly stateDict?: ReadonlyMap<string, Tensor>;
+  readonly stateDict?: ReadonlyMap<string, Writable>;
   /** The largest size of one file, in bytes. Default 5e9. */
   readonly maxShardBytes?: number;
+}
+
+/** Writes what belongs to a model but for its weights: config.json, generation_config.json and, if given, the tokenizer. */
+export async function describeModel(
+  model: GPT2LMHeadModel,
+  dir: string,
+  options: Pick<SaveModelOptions, 'tokenizer'> & { dtype?: DType } = {},
+): Promise<void> {
+  const { tokenizer, dtype = model.transformer.wte.weight.dtype } = options;
+  await tokenizer?.save(dir);
+  await writeJson(join(dir, 'generation_config.json'), writeGenerationConfig(model.config));
+  await writeJson(join(dir, 'config.json'), writeGPT2Config(model.config, dtype));
 }
 
 /**
@@ -259,7 +271,7 @@ export interface SaveModelOptions {
 export async function saveModel(model: GPT2LMHeadModel, dir: string, options: SaveModelOptions = {}): Promise<void> {
   requireFolderName('saveModel', dir);
   const own = adapterTensors(model);
-  const state = options.stateDict ?? model.stateDict();
+  const state: ReadonlyMap<string, Writable> = options.stateDict ?? model.stateDict();
   const plain = new Map([...withoutTies(state, model.config)].filter(([name]) => !own.has(name)));
   const plan = gpt2Plan(model.config);
   for (const { name, shape } of plan) {
@@ -276,11 +288,8 @@ export async function saveModel(model: GPT2LMHeadModel, dir: string, options: Sa
     const others = [...plain.keys()].filter((name) => !planned.has(name));
     throw new ShardloopError('BAD_ARGUMENT', `saveModel: ${list(others)} belong to no GPT-2; remove them first`);
   }
-  const { dtype } = plain.get('transformer.wte.weight')!;
   await writeSafetensorsFolder(dir, plain, { maxShardBytes: options.maxShardBytes });
-  await options.tokenizer?.save(dir);
-  await writeJson(join(dir, 'generation_config.json'), writeGenerationConfig(model.config));
-  await writeJson(join(dir, 'config.json'), writeGPT2Config(model.config, dtype));
+  await describeModel(model, dir, { tokenizer: options.tokenizer, dtype: plain.get('transformer.wte.weight')!.dtype });
 }
 
 /** The names of the tensors that merged adapters hold; an adapter that is not merged cannot be saved so. */

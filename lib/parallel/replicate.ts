@@ -53,6 +53,7 @@ export function replicate(segments: readonly Segment[], group: Group, options: R
   const buckets = plans.map((plan) => new Bucket(plan, reduceDtype));
   return {
     ...alone,
+    writesParts: group.rank === 0,
     reduce(k, last) {
       if (last) for (const bucket of buckets) if (bucket.readyAt === k) bucket.launch(group, op);
     },

@@ -15,6 +15,8 @@ export interface Part {
 
 /** Called by the segment loop, always with the index of a segment, on every rank in the same order. */
 export interface Strategy {
+  /** Whether this rank's parts belong in a checkpoint: of ranks that hold the same ones, the first. */
+  readonly writesParts: boolean;
   /** Segment k is about to run: make its parameters whole. May start to fetch a neighbour's too. */
   gather(k: number, pass: Pass): void;
   /** Segment k has run: what gather(k) fetched may go. */
@@ -49,6 +51,7 @@ export interface Strategy {
 
 /** The strategy of a single rank: all parameters are always here, and every gradient is already global. */
 export const alone: Strategy = {
+  writesParts: true,
   gather() {},
   release() {},
   reduce() {},

@@ -92,6 +92,7 @@ export function zero(segments: readonly Segment[], group: Group, options: ZeroOp
     for (const unit of unitsOf[k] ?? []) unit.start(k);
   };
   return {
+    writesParts: many === null || many.rank === 0,
     gather(k: number, pass: Pass) {
       start(k);
       for (let ahead = 1; ahead <= prefetch; ahead++) start(pass === 'backward' ? k - ahead : k + ahead);

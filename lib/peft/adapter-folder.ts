@@ -36,7 +36,7 @@ export interface SaveAdapterOptions {
  */
 export async function saveAdapter(model: Module, dir: string, options: SaveAdapterOptions = {}): Promise<void> {
   requireFolderName('saveAdapter', dir);
-  const settings = loraSettings(model);
+  loraSettings(model); // refuses a model without an adapter
   const layers = loraLayers(model);
   const tensors = new Map<string, Tensor>();
   for (const [name, layer] of layers) {
@@ -55,9 +55,18 @@ export async function saveAdapter(model: Module, dir: string, options: SaveAdapt
       tensors.set(PREFIX + key, t);
     }
   }
-  const base = options.baseModel ?? (model as { source?: string | null }).source ?? null;
   await writeSafetensors(join(dir, 'adapter_model.safetensors'), tensors, { format: 'pt' });
-  const config = writeAdapterConfig(settings, layers, base);
+  await describeAdapter(model, dir, options);
+}
+
+/** Writes what belongs to the model's adapter but for its tensors: adapter_config.json. Throws BAD_ARGUMENT without an adapter. */
+export async function describeAdapter(
+  model: Module,
+  dir: string,
+  { baseModel }: Pick<SaveAdapterOptions, 'baseModel'> = {},
+): Promise<void> {
+  const base = baseModel ?? (model as { source?: string | null }).source ?? null;
+  const config = writeAdapterConfig(loraSettings(model), loraLayers(model), base);
   await writeFileAtomic(join(dir, 'adapter_config.json'), `${JSON.stringify(config, null, 2)}\n`);
 }
 

@@ -1,21 +1,38 @@
-// The checkpoints of a run: what goes into one, and how a run goes on from it. Written by rank 0, read by every rank.
-// The folder format is lib/io's. There is no random state in it: each step's is a function of seed, step and rank.
-import { mkdir, readdir, readFile, rename } from 'node:fs/promises';
+// The checkpoints of a run: when one is written and by whom, and how a run goes on from one. Every rank writes its part,
+// rank 0 commits; every rank reads what it needs. What a part is stands in checkpoint-content.ts, the folder's format in
+// lib/io. There is no random state in it: each step's is a function of seed, step and rank.
+//
+// States of a save: none -> under way (save(): the folder is begun, every rank writes) -> none (settle(): all have
+// written and rank 0 has committed, or one has failed, every rank throws and nothing is left of it).
 import { basename, join } from 'node:path';
-import { noGrad, ops, ShardloopError, type Tensor } from '../core/index.js';
+import { ShardloopError } from '../core/index.js';
 import type { BatchSource, DataPosition } from '../data/index.js';
-import { readEnvironment } from '../dist/index.js';
-import { exists, type Json, latestCheckpoint, listCheckpoints, openCheckpoint, saveCheckpoint } from '../io/index.js';
-import type { Optimizer, OptimizerState, Schedule } from '../optim/index.js';
+import {
+  type BackgroundWrite,
+  beginCheckpoint,
+  commitCheckpoint,
+  exists,
+  type Json,
+  openCheckpoint,
+  type PartReceipt,
+  type PendingFolder,
+  planPart,
+  removeOldest,
+  writePart,
+  writePartInBackground,
+} from '../io/index.js';
+import type { OptimizerState, Schedule } from '../optim/index.js';
+import { contentOf, joinValues, loadParameters, optimizerState, type Subject } from './checkpoint-content.js';
+import { findCheckpoint, launchId, pointTo } from './checkpoint-folder.js';
 import { compareOrigins, type Origin, originOf } from './origin.js';
 import { type Run, tell } from './run.js';
 
 /** What a checkpoint captures. */
-interface Subject {
-  readonly trainable: readonly (readonly [string, Tensor])[];
-  readonly optimizer: Optimizer;
+interface Captured extends Subject {
   readonly schedule: Schedule;
   readonly batches: BatchSource;
+  /** Writes what the run's result consists of, but for the weights, into a folder. */
+  describe(folder: string): Promise<void>;
 }
 
 /** What a run came to so far; a resumed run goes on counting. */
@@ -31,6 +48,12 @@ export interface StartingPoint extends Progress {
   readonly step: number;
 }
 
+/** The checkpoint of the lowest held-out loss. */
+interface Best {
+  readonly step: number;
+  readonly loss: number;
+}
+
 interface State extends Partial<Progress> {
   readonly step: number;
   readonly origin?: Origin;
@@ -38,38 +61,157 @@ interface State extends Partial<Progress> {
   readonly position: DataPosition;
   readonly schedule: { step: number };
   readonly optimizer: OptimizerState['values'];
+  readonly best?: Best;
   /** The launch that wrote it, over all its restarts. */
   readonly launch?: string;
+}
+
+/** How a rank's part went. */
+interface Outcome {
+  readonly receipt?: PartReceipt;
+  readonly values?: OptimizerState['values'];
+  readonly error?: string;
+}
+
+/** A save that is under way. */
+interface Save {
+  readonly step: number;
+  readonly best?: Best;
+  /** On rank 0. */
+  readonly folder: PendingFolder | null;
+  readonly state: Omit<State, 'optimizer'>;
+  readonly part: Promise<Outcome>;
+  readonly background: BackgroundWrite | null;
+  isWritten: boolean;
 }
 
 export class Checkpoints {
   /** The newest checkpoint of this run, if any. */
   newest: string | null = null;
   readonly #run: Run;
-  readonly #subject: Subject;
+  readonly #subject: Captured;
   #origin: Origin | null = null;
+  #best: Best | null = null;
+  #save: Save | null = null;
 
-  constructor(run: Run, subject: Subject) {
+  constructor(run: Run, subject: Captured) {
     this.#run = run;
     this.#subject = subject;
   }
 
-  /** Write `out/checkpoint-<step>`. Collective: returns on every rank when it is complete. */
-  async save(step: number, { seconds, tokens, firstLoss, evalLossBefore }: Progress): Promise<void> {
+  /** Whether `loss` on the held-out records is the lowest so far and its checkpoint is to be kept. */
+  isBest(loss: number | undefined): boolean {
+    return this.#run.config.saveBest && loss !== undefined && (this.#best === null || loss < this.#best.loss);
+  }
+
+  /** Whether this rank has written its part of a save that is under way. */
+  get isWritten(): boolean {
+    return this.#save?.isWritten ?? false;
+  }
+
+  /**
+   * Write `out/checkpoint-<step>`, behind one that is still under way. Collective: returns on every rank when it is
+   * complete, with --save-background when it has begun. `evalLoss` is held against the best so far. Throws SAVE_FAILED
+   * on every rank when one failed.
+   */
+  async save(step: number, progress: Progress, evalLoss?: number): Promise<void> {
+    await this.settle();
+    await this.#begin(step, progress, this.isBest(evalLoss) ? { step, loss: evalLoss! } : (this.#best ?? undefined));
+    if (!this.#run.config.saveBackground) await this.settle();
+  }
+
+  async #begin(step: number, progress: Progress, best?: Best): Promise<void> {
     const { config, group, leads } = this.#run;
-    const { trainable, optimizer, schedule, batches } = this.#subject;
-    if (leads) {
-      const { tensors, values } = optimizer.stateDict();
-      const state = {
-        ...{ step, seconds, tokens, firstLoss, evalLossBefore, origin: this.#origin },
-        ...{ globalBatch: batches.globalBatch, position: batches.position() },
-        ...{ schedule: schedule.stateDict(), optimizer: values, launch: launchId() },
-      };
-      const content = { tensors: { model: new Map(trainable), optimizer: tensors }, state: state as unknown as Json };
-      await saveCheckpoint(config.out, step, content, { saveTotalLimit: config.saveTotalLimit });
+    const { seconds, tokens, firstLoss, evalLossBefore } = progress;
+    const { schedule, batches, strategy } = this.#subject;
+    let folder: PendingFolder | null = null;
+    const begun = leads
+      ? await beginCheckpoint(config.out, step).then(
+          (pending) => {
+            folder = pending;
+            return { name: basename(pending.path) };
+          },
+          (error: Error) => ({ error: error.message }),
+        )
+      : null;
+    const answer = (await group.broadcastObject(begun))!;
+    if ('error' in answer) throw failed(step, `rank 0: ${answer.error}`);
+    const state = {
+      ...{ step, seconds, tokens, firstLoss, evalLossBefore, origin: this.#origin ?? undefined, best },
+      ...{ globalBatch: batches.globalBatch, position: batches.position() },
+      ...{ schedule: schedule.stateDict(), launch: launchId() },
+    };
+    const { part, background } = strategy.writesParts
+      ? await this.#write(join(config.out, answer.name))
+      : { part: Promise.resolve({}), background: null };
+    const save: Save = { step, best, folder, state, part, background, isWritten: false };
+    void part.then(() => {
+      save.isWritten = true;
+    });
+    this.#save = save;
+  }
+
+  /** Writes this rank's part, or begins to. Never rejects: how it went is the outcome. */
+  async #write(folder: string): Promise<Pick<Save, 'part' | 'background'>> {
+    const { config, group, leads } = this.#run;
+    try {
+      if (!(await exists(folder))) {
+        throw new Error(`${folder}, which rank 0 made, is not there: --out must be a folder that all hosts share`);
+      }
+      const { groups, values } = contentOf(this.#subject, leads);
+      const plan = planPart(group.rank, groups);
+      const background = config.saveBackground
+        ? writePartInBackground(folder, plan, { throttleMb: config.saveThrottleMb })
+        : null;
+      const part = (background ? background.written : writePart(folder, plan)).then(
+        (receipt): Outcome => ({ receipt, values }),
+        (error: Error): Outcome => ({ error: error.message }),
+      );
+      return { part, background };
+    } catch (error) {
+      return { part: Promise.resolve({ error: (error as Error).message }), background: null };
     }
-    await group.barrier().done();
+  }
+
+  /** Waits for a save that is under way, and commits it. Collective. Throws SAVE_FAILED on every rank when one failed. */
+  async settle(): Promise<void> {
+    if (this.#save === null) return;
+    const { step, best, folder, state, part } = this.#save;
+    const { config, group, leads } = this.#run;
+    const outcomes = await group.allGatherObject(await part);
+    this.#save = null; // commit or abort end the folder
+    const broken = outcomes.findIndex(({ error }) => error !== undefined);
+    let problem = broken < 0 ? null : `rank ${broken}: ${outcomes[broken]!.error}`;
+    if (leads && problem !== null) await folder!.abort();
+    else if (leads) problem = await this.#commit(folder!, state, outcomes).catch((error: Error) => error.message);
+    problem = await group.broadcastObject(problem);
+    if (problem !== null) throw failed(step, problem);
     this.newest = join(config.out, `checkpoint-${step}`);
+    this.#best = best ?? null;
+  }
+
+  async #commit(folder: PendingFolder, state: Omit<State, 'optimizer'>, outcomes: Outcome[]): Promise<null> {
+    const { out, saveTotalLimit } = this.#run.config;
+    const { step, best } = state;
+    const optimizer = joinValues(outcomes.flatMap(({ values }) => (values ? [values] : [])));
+    await commitCheckpoint(folder, {
+      step,
+      receipts: outcomes.flatMap(({ receipt }) => receipt ?? []),
+      state: { ...state, optimizer } as unknown as Json,
+      describe: (result) => this.#subject.describe(result),
+    });
+    const keep = best && `checkpoint-${best.step}`;
+    await pointTo(out, { latest: `checkpoint-${step}`, best: keep });
+    await removeOldest(out, { saveTotalLimit, keep });
+    return null;
+  }
+
+  /** Gives up a save that is under way. Not collective. */
+  async abandon(): Promise<void> {
+    const save = this.#save;
+    this.#save = null;
+    await save?.background?.stop();
+    await save?.folder?.abort();
   }
 
   /**
@@ -78,70 +220,55 @@ export class Checkpoints {
    */
   async resume(): Promise<StartingPoint> {
     const { config, group, leads } = this.#run;
-    const found = leads ? { path: await this.#find(), origin: await originOf(config) } : null;
+    const found = leads ? { path: await findCheckpoint(this.#run), origin: await originOf(config) } : null;
     const { path, origin } = (await group.broadcastObject(found))!;
     this.#origin = origin;
     if (path === null) return { step: 0, seconds: 0, tokens: 0 };
-    const checkpoint = await openCheckpoint(path);
+    const checkpoint = await this.#open(path);
     try {
       const state = checkpoint.state as unknown as State;
       this.#check(path, state);
-      this.#loadWeights(path, checkpoint.tensors('model'));
-      this.#loadOptimizer(path, { tensors: checkpoint.tensors('optimizer'), values: state.optimizer });
+      loadParameters(this.#subject, checkpoint);
+      this.#loadOptimizer(path, optimizerState(this.#subject, checkpoint, state.optimizer));
+      this.#subject.strategy.updated();
       this.#subject.schedule.loadStateDict(state.schedule);
       this.#subject.batches.seek(state.position);
       this.newest = path;
-      const { step, seconds = 0, tokens = 0, firstLoss, evalLossBefore } = state;
+      const { step, seconds = 0, tokens = 0, firstLoss, evalLossBefore, best = null } = state;
+      const kept = leads && best !== null && (await exists(join(config.out, `checkpoint-${best.step}`, 'COMMITTED')));
+      this.#best = (await group.broadcastObject(kept)) ? best : null;
       return { step, seconds, tokens, firstLoss, evalLossBefore };
     } finally {
       checkpoint.close();
     }
   }
 
-  /** The checkpoint to go on from, or null. Others that this run might mistake for its own are set aside. */
-  async #find(): Promise<string | null> {
-    const { config, options } = this.#run;
-    const { out, resume } = config;
-    const own = await newestOfThisLaunch(out);
-    if (own === null && resume !== undefined && resume !== 'auto') return resume;
-    if (!options.dryRun) await latestCheckpoint(out); // cleans up what killed processes left
-    const complete = await listCheckpoints(out);
-    const broken = (await checkpointFolders(out)).filter((path) => !complete.includes(path));
-    const names = broken.map((path) => basename(path)).join(', ');
-    if (broken.length > 0) tell(this.#run, `${out}: ${names}: incomplete (no COMMITTED file), cannot be resumed from`);
-    const newest = own ?? (resume === 'auto' ? (complete.at(-1) ?? null) : null);
-    if (!options.dryRun) await setAside(this.#run, newest === null ? [...complete, ...broken] : broken);
-    return newest;
+  /** Opens it on every rank; each compares the sums of some files. Every rank throws what one finds. */
+  async #open(path: string): ReturnType<typeof openCheckpoint> {
+    const { group } = this.#run;
+    const opened = await openCheckpoint(path, { share: [group.rank, group.size] }).catch((error: Error) => error);
+    const problems = await group.allGatherObject(opened instanceof Error ? opened.message : null);
+    const first = problems.findIndex((problem) => problem !== null);
+    if (first < 0) return opened as Exclude<typeof opened, Error>;
+    if (!(opened instanceof Error)) opened.close();
+    const isAbsent = /missing|cannot be read/.test(problems[first]!) && problems.includes(null);
+    const hint = isAbsent
+      ? `; rank ${first} says so and others see it: the folder must be one that all hosts share`
+      : '';
+    throw new ShardloopError('BAD_CHECKPOINT', `${problems[first]}${hint}`);
   }
 
   #check(path: string, { globalBatch, origin }: State): void {
-    const { config } = this.#run;
+    const { config, group } = this.#run;
     const changed = compareOrigins(path, origin, this.#origin!, 'model' in config ? config.model : undefined);
     if (changed !== null) tell(this.#run, changed);
     const own = this.#subject.batches.globalBatch;
     if (globalBatch === own) return;
+    const { microBatch, gradAccum } = config;
     throw new ShardloopError(
       'BAD_CHECKPOINT',
-      `${path}: expected a run with a global batch of ${own} records (micro-batch x grad-accum x ranks), received one of ${globalBatch}; resume with the same product`,
+      `${path}: expected micro-batch x grad-accum x ranks = ${globalBatch} records a step, with which it was made; received ${microBatch} x ${gradAccum} x ${group.size} = ${own}. ${adviseBatch(globalBatch, group.size)}`,
     );
-  }
-
-  #loadWeights(path: string, saved: Map<string, Tensor>): void {
-    const { trainable } = this.#subject;
-    const shapeOf = (t: Tensor | undefined) => (t === undefined ? 'none' : `[${t.shape.join(', ')}]`);
-    const own = new Map(trainable);
-    for (const name of new Set([...own.keys(), ...saved.keys()])) {
-      const [expected, received] = [shapeOf(own.get(name)), shapeOf(saved.get(name))];
-      if (expected === received) continue;
-      throw new ShardloopError(
-        'BAD_CHECKPOINT',
-        `${path}: ${name}: expected the shape ${expected} that trains here, received ${received}. Resume with the same model, method and adapter options`,
-      );
-    }
-    noGrad(() => {
-      for (const [name, t] of trainable) ops.copy_(t, saved.get(name)!);
-    });
-    for (const t of saved.values()) t.dispose();
   }
 
   /** The state of the checkpoint with the settings of this command. */
@@ -154,9 +281,7 @@ export class Checkpoints {
       throw new ShardloopError(
         'BAD_CHECKPOINT',
         `${path}: ${(cause as Error).message}; resume with the same --optimizer`,
-        {
-          cause,
-        },
+        { cause },
       );
     }
     for (const [i, group] of optimizer.groups.entries()) Object.assign(group, settings[i]);
@@ -164,34 +289,17 @@ export class Checkpoints {
   }
 }
 
-const launchId = () => process.env.SHARDLOOP_LAUNCH_ID || undefined;
-
-/**
- * After a restart by the launcher: the newest checkpoint that this launch wrote, whatever `resume` says. Others in the
- * folder may be of another run, which the first start would have set aside, or of a branch that `resume` left.
- */
-async function newestOfThisLaunch(out: string): Promise<string | null> {
-  const launch = launchId();
-  if (launch === undefined || readEnvironment().restartCount === 0) return null;
-  for (const path of (await listCheckpoints(out)).reverse()) {
-    const state = JSON.parse(await readFile(join(path, 'state.json'), 'utf8')) as State;
-    if (state.launch === launch) return path;
-  }
-  return null;
+function failed(step: number, what: string): ShardloopError {
+  return new ShardloopError(
+    'SAVE_FAILED',
+    `checkpoint-${step} could not be written: ${what}. Older checkpoints are whole`,
+  );
 }
 
-/** Everything in `out` that is called like a checkpoint, complete or not. */
-async function checkpointFolders(out: string): Promise<string[]> {
-  if (!(await exists(out))) return [];
-  return (await readdir(out)).filter((name) => /^checkpoint-\d+$/.test(name)).map((name) => join(out, name));
-}
-
-/** A run must not meet an earlier run's checkpoints later, nor write over them: they are moved, not deleted. */
-async function setAside(run: Run, found: string[]): Promise<void> {
-  if (found.length === 0) return;
-  const { out } = run.config;
-  const folder = join(out, `before-${new Date().toISOString().replace(/[:.]/g, '-')}`);
-  await mkdir(folder, { recursive: true });
-  for (const path of found) await rename(path, join(folder, basename(path)));
-  tell(run, `${out} held checkpoints that this run does not go on from; they are now in ${folder}`);
+/** What to set so that a step sees as many records as before. */
+function adviseBatch(globalBatch: number, ranks: number): string {
+  if (globalBatch % ranks === 0)
+    return `With ${ranks} ranks take --micro-batch x --grad-accum = ${globalBatch / ranks}`;
+  const fitting = Array.from({ length: globalBatch }, (_, i) => i + 1).filter((n) => globalBatch % n === 0);
+  return `${ranks} ranks do not divide ${globalBatch}: take ${fitting.slice(0, 8).join(', ')}${fitting.length > 8 ? ', ...' : ''} ranks`;
 }

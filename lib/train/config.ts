@@ -76,6 +76,15 @@ const training = {
   device: z.enum(['auto', 'cpu', 'cuda']).default('auto').describe('auto takes CUDA where this build and host have it'),
   saveSteps: whole(0).default(0).describe('write a checkpoint every N steps; 0: only when interrupted'),
   saveTotalLimit: whole(1).default(2).describe('how many checkpoints are kept; older ones are removed'),
+  saveBackground: z
+    .boolean()
+    .default(false)
+    .describe('write checkpoints beside the training: a step only waits until its state is copied in memory'),
+  saveThrottleMb: positive().optional().describe('most MB a second that a rank writes with `saveBackground`'),
+  saveBest: z
+    .boolean()
+    .default(false)
+    .describe('also keep the checkpoint with the lowest held-out loss (see `evalSteps`); `best` in `out` links to it'),
   resume: z.string().optional().describe('`auto` (newest complete checkpoint in `out`, if any) or a checkpoint folder'),
   evalSplit: z.number().min(0).max(0.9).default(0).describe('share of the records held out for evaluation'),
   evalData: z.string().optional().describe('file of records for evaluation (instead of `evalSplit`)'),

@@ -3,8 +3,8 @@
 import { join } from 'node:path';
 import type { z } from 'zod';
 import type { Tensor } from '../core/index.js';
-import { loadModel, openWeights, saveModel } from '../models/index.js';
-import { addLora, saveAdapter } from '../peft/index.js';
+import { describeModel, loadModel, openWeights, saveModel } from '../models/index.js';
+import { addLora, describeAdapter, saveAdapter } from '../peft/index.js';
 import { type FinetuneConfig, finetuneSchema } from './config.js';
 import { resolveConfig } from './config-sources.js';
 import { readExamples, requireFolder } from './examples.js';
@@ -44,6 +44,11 @@ export async function finetune(config: FinetuneOptions, options: RunOptions = {}
     const summary = await trainLoop(run, { model, fill }, examples, {
       path,
       parameters: () => model.parameters().filter((t) => !isAdapter || t.requiresGrad),
+      async describe(folder) {
+        if (isAdapter) await describeAdapter(model, folder, { baseModel: run.config.model });
+        else await describeModel(model, folder);
+        await tokenizer.save(folder, { chatTemplate: examples.template });
+      },
       async write() {
         if (isAdapter) await saveAdapter(model, path, { baseModel: run.config.model });
         else await saveModel(model, path);

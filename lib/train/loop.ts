@@ -35,6 +35,8 @@ export interface TrainingData {
 export interface TrainingResult {
   /** Where. */
   readonly path: string;
+  /** Writes all of it but the weights into a folder; checkpoints hold it. */
+  describe(folder: string): Promise<void>;
   /** The parameters that it holds; they are whole while it is written. */
   readonly parameters: () => readonly Tensor[];
   /** Called on rank 0 after the last step. */
@@ -89,7 +91,10 @@ export async function trainLoop(
       `global batch ${batches.globalBatch} = ${microBatch} (micro-batch) x ${gradAccum} (accumulation) x ${worldSize} (ranks)`,
     );
   }
-  const checkpoints = new Checkpoints(run, { trainable, optimizer, schedule, batches });
+  const checkpoints = new Checkpoints(run, {
+    ...{ trainable, optimizer, strategy, schedule, batches },
+    describe: result.describe,
+  });
   const before = await checkpoints.resume();
   const held = data.heldOut;
   const measure = (between?: () => Promise<void>) => (held ? evaluate(run, model, held, context, between) : undefined);
@@ -131,7 +136,10 @@ export async function trainLoop(
       const flops = batch.microBatches.reduce((sum, { shape: [B, T] }) => sum + B * T * flopsPerToken(model, T), 0);
       const asks = options.signal?.aborted ? 1 : 0;
       if (!last) enter(step + 1); // whoever asks from here on is heard behind the next step
-      const [tokensFed, stops, used] = await sumOverRanks(run, [fed, asks, flops / (time - began) / peak]);
+      const written = checkpoints.isWritten ? 1 : 0;
+      const shares = [fed, asks, flops / (time - began) / peak, written];
+      const [tokensFed, stops, used, writers] = await sumOverRanks(run, shares);
+      if (writers === worldSize) await checkpoints.settle(); // a save in the background that all have written
       const metrics: StepMetrics = {
         ...{ step, epoch: epochAt(step, batches), loss, lr, tokens: batch.labelledTokens, time, gradNorm },
         tokensPerSecond: tokensFed! / (time - began),
@@ -141,13 +149,17 @@ export async function trainLoop(
       const stopped = stops! > 0 && !last;
       const due = config.evalSteps > 0 && step % config.evalSteps === 0;
       note(summary, metrics, time, before.step + 1);
-      if (stopped && finite) await checkpoints.save(step, summary); // before an evaluation that might be killed
+      if (stopped && finite) {
+        await checkpoints.save(step, summary);
+        await checkpoints.settle(); // before an evaluation that might be killed
+      }
       if (finite && (due || last)) addEvaluation(summary, metrics, await measure());
       sinks.write(metrics);
+      const isBest = checkpoints.isBest(metrics.evalLoss) && !options.dryRun;
+      const isDue = config.saveSteps > 0 && step % config.saveSteps === 0 && !stopped && !last && finite;
+      if (isDue || isBest) await checkpoints.save(step, summary, metrics.evalLoss);
+      if (!finite || stopped || last) await checkpoints.settle();
       if (!finite) throw diverged(metrics, checkpoints.newest);
-
-      if (!stopped && !last && config.saveSteps > 0 && step % config.saveSteps === 0)
-        await checkpoints.save(step, summary);
       if (stopped) throw interrupted(step, total, checkpoints.newest);
       if (last) break;
       await nextTurn(); // signals, timers and the caller's other work
@@ -157,6 +169,7 @@ export async function trainLoop(
     summary.memory = ledger.use();
   } finally {
     trace.cancel();
+    await checkpoints.abandon();
     await sinks.close();
     optimizer.dispose();
     await close();

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { z } from 'zod';
 import { ShardloopError } from '../core/errors.js';
 import { byteTokenizer, loadTokenizer, type Tokenizer } from '../data/index.js';
-import { GPT2LMHeadModel, saveModel } from '../models/index.js';
+import { describeModel, GPT2LMHeadModel, saveModel } from '../models/index.js';
 import { init } from '../nn/index.js';
 import { type PretrainConfig, pretrainSchema } from './config.js';
 import { resolveConfig } from './config-sources.js';
@@ -37,6 +37,7 @@ export async function pretrain(config: PretrainOptions, options: RunOptions = {}
     const summary = await trainLoop(run, made, text, {
       path,
       parameters: () => model.parameters(),
+      describe: (folder) => describeModel(model, folder, { tokenizer }),
       write: () => saveModel(model, path, { tokenizer }),
     });
     await describeRun(run, summary);

@@ -88,20 +88,21 @@ describe('a damaged checkpoint is refused by name', () => {
   const damage: [string, (path: string) => Promise<unknown>, RegExp][] = [
     [
       'a part is missing',
-      (path) => rm(join(path, 'optimizer.safetensors')),
-      /optimizer\.safetensors: expected a file of \d+ bytes, it is missing/,
+      (path) => rm(join(path, 'part-00000.safetensors')),
+      /part-00000\.safetensors: expected a file of \d+ bytes, it is missing/,
     ],
     [
       'a part is cut',
-      (path) => truncate(join(path, 'model.safetensors'), 30),
-      /model\.safetensors: expected \d+ bytes, received 30/,
+      (path) => truncate(join(path, 'part-00000.safetensors'), 30),
+      /part-00000\.safetensors: expected \d+ bytes, received 30/,
     ],
     [
       'a bit is flipped',
-      (path) => flip(join(path, 'model.safetensors')),
-      /model\.safetensors: its content is not what was written/,
+      (path) => flip(join(path, 'part-00000.safetensors')),
+      /part-00000\.safetensors: its content is not what was written/,
     ],
     ['the state is changed', (path) => flip(join(path, 'state.json')), /state\.json: its content/],
+    ['the index is changed', (path) => flip(join(path, 'index.json')), /index\.json: its content/],
     ['the manifest is changed', (path) => flip(join(path, 'manifest.json')), /manifest\.json is not the one/],
     ['the manifest is missing', (path) => rm(join(path, 'manifest.json')), /expected the file manifest\.json/],
     ['the marker is missing', (path) => rm(join(path, 'COMMITTED')), /expected the file COMMITTED.*incomplete/],
@@ -117,8 +118,8 @@ describe('a damaged checkpoint is refused by name', () => {
   it('a part comes from another checkpoint', async () => {
     const one = await saveCheckpoint(dir, 1, content(1));
     const two = await saveCheckpoint(dir, 2, content(2));
-    await copyFile(join(one, 'model.safetensors'), join(two, 'model.safetensors'));
-    await expect(openCheckpoint(two)).rejects.toThrow(/model\.safetensors: its content/);
+    await copyFile(join(one, 'part-00000.safetensors'), join(two, 'part-00000.safetensors'));
+    await expect(openCheckpoint(two)).rejects.toThrow(/part-00000\.safetensors: its content/);
   });
 
   async function flip(path: string): Promise<void> {

@@ -1,6 +1,6 @@
 // GPT-2 as Hugging Face publishes it: config.json in and out, and the spellings of weight names that files have.
 // Not here: reading the files (../load.ts), what a value may be (config.ts).
-import { type DType, describe, isDType, ShardloopError, type Tensor } from '../../core/index.js';
+import { type DType, describe, isDType, ShardloopError } from '../../core/index.js';
 import { GPT2_CONFIG_KEYS, type GPT2Config, gpt2Config } from './config.js';
 
 /** config.json may use the general names for these. */
@@ -85,7 +85,7 @@ export function publishedName(name: string): string | null {
 }
 
 /** The tensors that a file must hold: a tied head stands in the embedding alone. */
-export function withoutTies(state: ReadonlyMap<string, Tensor>, config: GPT2Config): Map<string, Tensor> {
+export function withoutTies<T>(state: ReadonlyMap<string, T>, config: GPT2Config): Map<string, T> {
   const entries = [...state];
   return new Map(config.tie_word_embeddings ? entries.filter(([name]) => name !== 'lm_head.weight') : entries);
 }

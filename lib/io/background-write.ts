@@ -1,0 +1,70 @@
+// A part of a checkpoint written beside training: its bytes are copied, which is all that the caller waits for, and handed
+// to a thread of its own (write-thread.ts) that neither the event loop nor a training step holds up. The thread and the
+// copy end together.
+import { Worker } from 'node:worker_threads';
+import { describe, ShardloopError } from '../core/index.js';
+import type { PartPlan, PartReceipt } from './checkpoint.js';
+import { bytesOf, refuseReleased, type WrittenFile } from './safetensors.js';
+import { encodeHeader } from './safetensors-header.js';
+import type { FromWriteThread, WriteTask } from './write-thread.js';
+
+/** How the thread writes. */
+export interface BackgroundOptions {
+  /** The most that is written a second, in MB (10^6 bytes). Default: as fast as the disk takes it. */
+  readonly throttleMb?: number;
+}
+
+/** A part on its way to the disk. */
+export interface BackgroundWrite {
+  /** Rejects with what went wrong: a full disk, or that it was stopped. */
+  readonly written: Promise<PartReceipt>;
+  /** Ends the thread; the file is then not there, or not whole. */
+  stop(): Promise<void>;
+}
+
+/**
+ * Copies the part as it is now and begins to write it into `folder`; when this returns, the tensors may change. Throws
+ * BAD_ARGUMENT as writePart() does, and for a throttle that is not positive.
+ */
+export function writePartInBackground(
+  folder: string,
+  { tensors, ...about }: PartPlan,
+  options: BackgroundOptions = {},
+): BackgroundWrite {
+  const { throttleMb } = options;
+  if (throttleMb !== undefined && !(throttleMb > 0)) {
+    throw new ShardloopError(
+      'BAD_ARGUMENT',
+      `throttleMb: expected a positive number, received ${describe(throttleMb)}`,
+    );
+  }
+  for (const [key, t] of tensors) refuseReleased(key, t);
+  const header = encodeHeader(tensors);
+  const chunks = [header.bytes, ...header.names.map((name) => bytesOf(tensors.get(name)!))];
+  const task: WriteTask = { folder, file: about.file, chunks, bytesPerSecond: throttleMb && throttleMb * 1e6 };
+  // From the sources (tests) the built thread is taken: plain Node must be able to run it.
+  const built = import.meta.url.endsWith('.ts') ? '../../dist/io/write-thread.js' : './write-thread.js';
+  const memory = chunks.map(({ buffer }) => buffer as ArrayBuffer); // moved, not copied
+  const worker = new Worker(new URL(built, import.meta.url), {
+    workerData: task,
+    transferList: memory,
+    execArgv: [],
+    env: {},
+  });
+  worker.unref();
+  const written = new Promise<WrittenFile>((resolve, reject) => {
+    worker.once('message', (message: FromWriteThread) => {
+      if ('sha256' in message) resolve(message);
+      else reject(Object.assign(new Error(message.error), { code: message.code }));
+    });
+    worker.once('error', reject);
+    worker.once('exit', () => reject(new Error(`the thread that wrote ${about.file} was stopped`)));
+  });
+  written.catch(() => {}); // whoever waits for it hears of it
+  return {
+    written: written.then((file) => ({ ...about, ...file })),
+    stop: async () => {
+      await worker.terminate();
+    },
+  };
+}

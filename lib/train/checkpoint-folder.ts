@@ -1,0 +1,80 @@
+// The checkpoints that lie in a run's folder: which one to go on from, what is set aside, and the links `latest` and
+// `best`. Called on rank 0 alone. Not here: what is in a checkpoint (checkpoints.ts).
+import { lstat, mkdir, readdir, readFile, rename, rm } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { readEnvironment } from '../dist/index.js';
+import { exists, latestCheckpoint, linkAtomic, listCheckpoints } from '../io/index.js';
+import { type Run, tell } from './run.js';
+
+export const launchId = () => process.env.SHARDLOOP_LAUNCH_ID || undefined;
+
+const LINKS = ['latest', 'best'] as const;
+
+/** The checkpoint to go on from, or null. Others that this run might mistake for its own are set aside. */
+export async function findCheckpoint(run: Run): Promise<string | null> {
+  const { config, options } = run;
+  const { out, resume } = config;
+  const own = await newestOfThisLaunch(out);
+  if (own === null && resume !== undefined && resume !== 'auto') return resume;
+  if (!options.dryRun) await latestCheckpoint(out); // cleans up what killed processes left
+  const complete = await listCheckpoints(out);
+  const broken = (await checkpointFolders(out)).filter((path) => !complete.includes(path));
+  const names = broken.map((path) => basename(path)).join(', ');
+  if (broken.length > 0) tell(run, `${out}: ${names}: incomplete (no COMMITTED file), cannot be resumed from`);
+  const newest = own ?? (resume === 'auto' ? (complete.at(-1) ?? null) : null);
+  if (!options.dryRun) await setAside(run, newest === null ? [...complete, ...broken] : broken);
+  return newest;
+}
+
+/**
+ * After a restart by the launcher: the newest checkpoint that this launch wrote, whatever `resume` says. Others in the
+ * folder may be of another run, which the first start would have set aside, or of a branch that `resume` left.
+ */
+async function newestOfThisLaunch(out: string): Promise<string | null> {
+  const launch = launchId();
+  if (launch === undefined || readEnvironment().restartCount === 0) return null;
+  for (const path of (await listCheckpoints(out)).reverse()) {
+    const state = JSON.parse(await readFile(join(path, 'state.json'), 'utf8')) as { launch?: string };
+    if (state.launch === launch) return path;
+  }
+  return null;
+}
+
+/** Everything in `out` that is called like a checkpoint, complete or not. */
+async function checkpointFolders(out: string): Promise<string[]> {
+  if (!(await exists(out))) return [];
+  return (await readdir(out)).filter((name) => /^checkpoint-\d+$/.test(name)).map((name) => join(out, name));
+}
+
+/** A run must not meet an earlier run's checkpoints later, nor write over them: they are moved, not deleted. */
+async function setAside(run: Run, found: string[]): Promise<void> {
+  if (found.length === 0) return;
+  const { out } = run.config;
+  const folder = join(out, `before-${new Date().toISOString().replace(/[:.]/g, '-')}`);
+  await mkdir(folder, { recursive: true });
+  for (const path of found) await rename(path, join(folder, basename(path)));
+  for (const name of LINKS) await dropDangling(join(out, name));
+  tell(run, `${out} held checkpoints that this run does not go on from; they are now in ${folder}`);
+}
+
+/** Links in `out` to checkpoints there, so that `--resume OUT/best` works. One without a target stays if it leads somewhere. */
+export async function pointTo(out: string, targets: Readonly<Record<(typeof LINKS)[number], string | undefined>>) {
+  for (const name of LINKS) {
+    const target = targets[name];
+    try {
+      if (target !== undefined) await linkAtomic(join(out, name), target);
+      else await dropDangling(join(out, name));
+    } catch (error) {
+      // A file system without links does without: the folders are what counts.
+      if (!['EPERM', 'ENOTSUP', 'ENOSYS', 'EISDIR'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
+    }
+  }
+}
+
+async function dropDangling(link: string): Promise<void> {
+  const isLink = await lstat(link).then(
+    (stats) => stats.isSymbolicLink(),
+    () => false,
+  );
+  if (isLink && !(await exists(link))) await rm(link);
+}
