@@ -5,7 +5,12 @@ import { runRanks } from './ranks.js';
 
 const WORKERS = `
   import { Worker, isMainThread, parentPort, workerData } from 'node:worker_threads';
-  const start = (data) => new Worker(new URL(import.meta.url), { workerData: data });
+  /** \`first\` is its first message, or its error: listened for from the start, because either may come before it is asked for. */
+  const start = (data) => {
+    const worker = new Worker(new URL(import.meta.url), { workerData: data });
+    worker.first = new Promise((resolve, reject) => { worker.once('message', resolve); worker.once('error', reject); });
+    return worker;
+  };
   const join = ({ rank, size, name }) => dist.createGroup({ rank, size, store: { inProcess: name }, timeoutSeconds: 30 });`;
 
 describe('worker threads', () => {
@@ -15,7 +20,7 @@ describe('worker threads', () => {
       `${WORKERS}
        if (isMainThread) {
          const workers = Array.from({ length: 4 }, (_, rank) => start({ rank, size: 4, name: 'four' }));
-         report({ sums: await Promise.all(workers.map((w) => new Promise((resolve, reject) => { w.once('message', resolve); w.once('error', reject); }))) });
+         report({ sums: await Promise.all(workers.map((w) => w.first)) });
        } else {
          const group = await join(workerData);
          const t = core.tensor([workerData.rank, 1]);
@@ -35,17 +40,14 @@ describe('worker threads', () => {
       1,
       `${WORKERS}
        if (isMainThread) {
-         const told = (worker) => new Promise((resolve) => worker.once('message', resolve)); // before it can have spoken
          const worker = start({ rank: 1, size: 2, name: 'two' });
-         const launched = told(worker);
          const group = await join({ rank: 0, size: 2, name: 'two' });
-         await launched;
+         await worker.first;
          await worker.terminate();
          await group.allReduce(core.zeros([8])).done(); // pairs with the reduction whose promise is gone
          const again = start({ rank: 1, size: 2, name: 'three' });
-         const launchedAgain = told(again);
          const second = await join({ rank: 0, size: 2, name: 'three' });
-         await launchedAgain;
+         await again.first;
          await again.terminate();
          report({ first: core.tensor([1]).itemSync(), second: second.size });
        } else {
@@ -67,7 +69,7 @@ describe('worker threads', () => {
     const places = (...groups) => groups.map((g) => [internals(g).wire.id, internals(g).store]);
     /** Ends the worker as the test says, once it has told where its groups are. */
     const ended = async (worker) => {
-      const left = await new Promise((resolve, reject) => { worker.once('message', resolve); worker.once('error', reject); });
+      const left = await worker.first;
       const exit = new Promise((resolve) => worker.once('exit', resolve));
       if (how === 'terminate') await worker.terminate(); else worker.postMessage('go');
       return { left, code: await exit };
@@ -151,7 +153,7 @@ describe('worker threads', () => {
        if (isMainThread) {
          for (let i = 0; i < 3; i++) {
            const worker = start({ rank: 1, size: 2, name: 'opening' + i });
-           await new Promise((resolve) => worker.once('message', resolve));
+           await worker.first;
            if (how === 'terminate') await worker.terminate(); else await new Promise((resolve) => worker.once('exit', resolve));
          }
          report({ works: core.call('shardloop::works_in_flight') });
