@@ -153,13 +153,15 @@ int64_t reduce_scatter(at::TensorList output_list, at::TensorList input_list, co
   c10d::ReduceScatterOptions options;
   options.reduceOp = reduce_op(op);
   std::vector<WorkPtr> works;
-  if (group->backend->getBackendName() != "gloo" || !inputs[0].is_cpu() || !alike(inputs)) {
+  const std::string backend = group->backend->getBackendName();
+  if (backend != "gloo" || !inputs[0].is_cpu() || !alike(inputs)) {
     for (size_t i = 0; i < inputs.size(); ++i) {
       // Axis 0 of both is read unasked, and a scalar has none.
       at::Tensor output = outputs[i].detach().view(-1), input = inputs[i].detach().view(-1);
       works.push_back(group->backend->_reduce_scatter_base(output, input, options));
     }
-    return launch.track(std::move(works), Completion::kByWaiting);
+    const bool by_waiting = backend != "shm" || !inputs[0].is_cpu();
+    return launch.track(std::move(works), by_waiting ? Completion::kByWaiting : Completion::kByFuture);
   }
   // Gloo reduces all of a copy, and c10d would pick this rank's part out of it in wait(), which takes a waiting thread
   // for each operation. The same here, with the last part done by the thread that completes the work.

@@ -47,6 +47,13 @@ StorePtr find_store(int64_t id) {
   return found->second;
 }
 
+BackendFactory find_factory(const std::string& name) {
+  std::lock_guard<std::mutex> lock(tables().mutex);
+  auto found = tables().factories.find(name);
+  if (found == tables().factories.end()) throw Error("BAD_ARGUMENT", "there is no backend '" + name + "' here");
+  return found->second;
+}
+
 // ---- operators ----
 
 int64_t insert_store(StorePtr store) {
@@ -147,13 +154,10 @@ std::tuple<int64_t, int64_t> group_open(int64_t store_id, const std::string& pre
   if (size < 1 || rank < 0 || rank >= size) throw Error("BAD_ARGUMENT", "a group needs 0 <= rank < size");
   auto& t = tables();
   auto store = find_store(store_id);
+  const BackendFactory factory = find_factory(backend);
   int64_t id;
-  BackendFactory factory;
   {
     std::lock_guard<std::mutex> lock(t.mutex);
-    auto found = t.factories.find(backend);
-    if (found == t.factories.end()) throw Error("BAD_ARGUMENT", "there is no backend '" + backend + "' here");
-    factory = found->second;
     id = t.next_id++;
     t.owners.emplace(id, std::this_thread::get_id());
   }
@@ -162,6 +166,7 @@ std::tuple<int64_t, int64_t> group_open(int64_t store_id, const std::string& pre
     group->timeout = milliseconds(timeout);
     group->state->flight.group = id;
     group->works_on_streams = factory.works_on_streams;
+    group->waiters_run = factory.waiters_run;
     group->store = c10::make_intrusive<c10d::PrefixStore>(prefix, store);
     group->store->setTimeout(group->timeout);
     group->backend =
@@ -266,6 +271,10 @@ bool backend_available(const std::string& name) {
 void register_backend(const std::string& name, BackendFactory factory) {
   std::lock_guard<std::mutex> lock(tables().mutex);
   tables().factories[name] = factory;
+}
+
+BackendPtr create_backend(const std::string& name, const BackendArguments& arguments) {
+  return find_factory(name).create(arguments);
 }
 
 void close_owned(std::thread::id owner) {

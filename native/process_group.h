@@ -34,9 +34,13 @@ struct BackendFactory {
   BackendPtr (*create)(const BackendArguments& arguments);
   bool works_on_streams;  // completion of the future means "enqueued", so completion is polled
   bool has_peers = true;  // there are other ranks to hear of
+  // An operation may run on the thread that waits for it, within Work::wait, which Work::abort ends.
+  bool waiters_run = false;
 };
 
 void register_backend(const std::string& name, BackendFactory factory);
+// One of them, for a backend that leaves some operations to another. Throws BAD_ARGUMENT for a name that is not there.
+BackendPtr create_backend(const std::string& name, const BackendArguments& arguments);
 
 // What outlives the connections of a group: its record, and what went wrong with it.
 struct GroupState {
@@ -52,6 +56,7 @@ struct Group {
   StorePtr watch_store;  // the same store over a connection of its own, for the monitor; null without peers
   std::chrono::milliseconds timeout;
   bool works_on_streams;
+  bool waiters_run;
   std::shared_ptr<GroupState> state = std::make_shared<GroupState>();
 };
 

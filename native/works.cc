@@ -38,6 +38,7 @@ struct TrackedWork {
   std::function<void()> finish;
   Clock::time_point deadline{};
   size_t unfinished = 0;
+  bool waiters_run = false;  // as in BackendFactory
   bool finishing = false, finished = false;
   std::string error;
   std::vector<std::function<void(const std::string&)>> callbacks;
@@ -180,6 +181,18 @@ std::string work_wait(int64_t id) {
     }
     lock.lock();
   } else {
+    if (!work->finished && work->waiters_run) {
+      const auto parts = work->works;
+      lock.unlock();
+      for (const auto& part : parts) {
+        try {
+          part->wait();
+        } catch (const std::exception&) {
+          break;  // its future tells
+        }
+      }
+      lock.lock();
+    }
     work->changed.wait(lock, [&] { return work->finished; });
     error = work->error;
   }
@@ -225,6 +238,7 @@ int64_t Launch::track(std::vector<WorkPtr> works, Completion completion, std::fu
   tracked->finish = std::move(finish);
   tracked->deadline = Clock::now() + group_->timeout;
   if (group_->works_on_streams) tracked->group = group_;
+  tracked->waiters_run = group_->waiters_run;
   tracked->state = group_->state;
   tracked->flight_index = index_;
   ++tracked->state->in_flight;
@@ -276,7 +290,15 @@ void fail_group(const std::shared_ptr<GroupState>& state, const std::string& tex
     for (const auto& work : tables().running)
       if (work->state == state) running.push_back(work);
   }
-  for (const auto& work : running) finish_part(work, text, true);
+  for (const auto& work : running) {
+    std::vector<WorkPtr> parts;
+    if (work->waiters_run) {
+      std::lock_guard<std::mutex> lock(tables().mutex);
+      parts = work->works;
+    }
+    finish_part(work, text, true);
+    for (const auto& part : parts) part->abort();  // whoever waits is within it
+  }
 }
 
 void fail_overdue(std::chrono::milliseconds grace) {

@@ -10,10 +10,10 @@ import { handleOf } from '../core/tensor-class.js';
 export type ReduceOp = 'sum' | 'avg' | 'min' | 'max' | 'product';
 
 /**
- * What carries a group: libtorch's c10d over Gloo or NCCL; 'fake', in which the other ranks do not exist; 'none', a group
+ * What carries a group: libtorch's c10d over Gloo or NCCL; 'shm', shared memory between CPU ranks of one host; 'fake', in which the other ranks do not exist; 'none', a group
  * of one, which needs no engine.
  */
-export type Backend = 'gloo' | 'nccl' | 'fake' | 'none';
+export type Backend = 'gloo' | 'shm' | 'nccl' | 'fake' | 'none';
 
 /** What a message says about the group. */
 export interface Member {

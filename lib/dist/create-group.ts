@@ -20,7 +20,7 @@ export interface GroupOptions {
   /** For messages and for keys in the store. Default 'world'. */
   readonly name?: string;
   /** Default 'gloo'. With 'fake' the other ranks do not exist: operations complete, and bytes are counted. */
-  readonly backend?: 'gloo' | 'nccl' | 'fake';
+  readonly backend?: 'gloo' | 'shm' | 'nccl' | 'fake';
   /** The device of an 'nccl' group: 'cuda:0'. Of a 'fake' one how it completes: '' at once, 'delay:MS' later, 'hang' never. */
   readonly device?: string;
   /** After how many seconds of waiting, for a peer or for a collective, the group fails. Default 600. */
@@ -33,7 +33,7 @@ export interface GroupOptions {
 
 /** What {@link init} takes; all of it is optional. */
 export interface InitOptions {
-  readonly backend?: 'gloo' | 'nccl';
+  readonly backend?: 'gloo' | 'shm' | 'nccl';
   /** After how many seconds of waiting, for a peer or for a collective, the group fails. Default 600. */
   readonly timeoutSeconds?: number;
   /** Who this process is; default: what the launcher's variables say. */
@@ -99,7 +99,7 @@ export async function createGroup(options: GroupOptions): Promise<Group> {
     '/',
   );
   const device =
-    backend === 'gloo' ? await glooDevice(options) : (options.device ?? (backend === 'nccl' ? 'cuda:0' : ''));
+    backend === 'gloo' || backend === 'shm' ? await glooDevice(options) : (options.device ?? (backend === 'nccl' ? 'cuda:0' : ''));
   const end = performance.now() + timeoutSeconds * 1000;
   for (let left = timeoutSeconds; ; left = (end - performance.now()) / 1000) {
     const store = await openStore(address, left, fail);

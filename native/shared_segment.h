@@ -1,0 +1,82 @@
+// Memory that all ranks of a group see, and how they wait for each other in it. The Linux half of shm_backend.cc: it
+// knows steps, slots and headers, and nothing of tensors.
+//
+// States of the memory:
+//   made      rank 0 has an anonymous file (memfd), which the others open through /proc/PID/fd. It has no name, so that
+//             nothing is left behind whoever dies, and it does not count against the size of /dev/shm.
+//   mapped    every rank maps it and has said so in the store; rank 0 closes the file. From here on the mappings of the
+//             ranks keep it alive, and the kernel takes it back when the last one goes.
+//   failed    the first rank that fails writes its reason; whoever waits reads it. Never taken back.
+// Each rank writes only its own place and slots, and reads all. A rank that leaves says so in its place; one that dies is
+// noticed by its process's descriptor (pidfd).
+//
+// Steps count from 0 over the life of the group, alike on every rank. In step s a rank writes its slot s % kSlots, then
+// publishes s + 1; what it wrote may be read by all from then on. It must have read (consumed) all slots of step s - 2
+// before it writes, so nobody can be further than two steps ahead, and kSlots = 4 slots never meet.
+#pragma once
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <torch/csrc/distributed/c10d/Store.hpp>
+#include <vector>
+
+namespace shardloop {
+
+// What an operation is; ranks that call different ones must not read each other's memory.
+struct Header {
+  uint32_t kind = 0, dtype = 0, op = 0, root = 0;
+  uint64_t bytes = 0;
+  bool operator==(const Header&) const = default;
+};
+
+class SharedSegment {
+ public:
+  using Clock = std::chrono::steady_clock;
+  static constexpr uint32_t kSlots = 4;
+  static constexpr size_t kSlotBytes = 128 << 10;
+
+  // Meets the other ranks in the store. Throws the same text on every rank when one of them cannot have it.
+  SharedSegment(c10d::Store& store, int rank, int size);
+  ~SharedSegment();
+  SharedSegment(const SharedSegment&) = delete;
+
+  char* slot(int rank, uint32_t step) const;
+  // Before the first step of an operation; it is compared when the others publish theirs.
+  void begin(const Header& header);
+  // The slot of this step is written.
+  void publish();
+  // Waits until all ranks have published `count` steps: first for as long as `spin` on the processor, then asleep.
+  // Throws when a rank died, left, failed or called something else, and at the deadline.
+  void wait(uint32_t count, std::chrono::nanoseconds spin, Clock::time_point deadline);
+  uint32_t published() const { return step_; }
+
+  // Ends all waiting, here and on the other ranks, with the text; the first one stays.
+  void fail(const std::string& text);
+  // This rank waits no more; the others are told when they wait for it.
+  void leave();
+  bool spins() const { return spins_; }
+
+ private:
+  static constexpr int kHere = -1, kGone = -2;
+  struct Place;
+  struct Control;
+
+  void wait_for(int other, uint32_t count, Clock::time_point spin_until, Clock::time_point deadline);
+  void compare(int other);
+  std::string why_not(int other, Clock::time_point deadline) const;
+  void release();
+  void wake_all();
+  Place& place(int rank) const;
+
+  const int rank_, size_;
+  bool spins_;
+  uint32_t step_ = 0, operation_ = 0, first_step_ = 0;
+  char* memory_ = nullptr;
+  size_t bytes_ = 0, slots_at_ = 0;
+  std::vector<int> processes_;  // a descriptor by rank; kHere for those of this process, kGone for ended ones
+  std::atomic<bool> left_{false};
+};
+
+}  // namespace shardloop
