@@ -1,24 +1,36 @@
-// C++'s side of bench/collectives.ts: c10d over Gloo with the options of native/gloo_backend.cc, and nothing in between.
-// `collectives_c10d RANK SIZE STORE_FILE`, one process a rank; reads `operation bytes iterations` and answers with the
-// nanoseconds of one operation.
+// C++'s side of bench/collectives.ts: c10d over our own backends (native/gloo_backend.cc, native/shm_backend.cc, compiled
+// in), and nothing in between. `collectives_c10d RANK SIZE STORE_FILE BACKEND`, one process a rank; reads `operation bytes
+// iterations` and answers with the nanoseconds of one operation.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
 #include <chrono>
 #include <iostream>
+#include <map>
 #include <string>
 #include <torch/csrc/distributed/c10d/FileStore.hpp>
-#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+
+#include "works.h"
+
+// What the backends ask of the addon.
+namespace shardloop {
+static std::map<std::string, BackendFactory>& factories() {
+  static std::map<std::string, BackendFactory> instance;
+  return instance;
+}
+void register_backend(const std::string& name, BackendFactory factory) { factories()[name] = factory; }
+BackendPtr create_backend(const std::string& name, const BackendArguments& arguments) {
+  return factories().at(name).create(arguments);
+}
+void fail_groups_in_flight(const std::string& text) { std::cerr << text << std::endl; }
+std::string exception_text(const std::exception_ptr&) { return "Gloo threw on a thread of its own"; }
+}  // namespace shardloop
 
 int main(int, char** arguments) {
-  using c10d::ProcessGroupGloo;
   const int rank = std::stoi(arguments[1]), size = std::stoi(arguments[2]);
   at::set_num_threads(1);
   auto store = c10::make_intrusive<c10d::FileStore>(arguments[3], size);
-  auto options = ProcessGroupGloo::Options::create(std::chrono::seconds(60));
-  options->devices.push_back(ProcessGroupGloo::createDeviceForHostname("127.0.0.1"));
-  options->threads = 2;
-  auto group = c10::make_intrusive<ProcessGroupGloo>(store, rank, size, options);
+  auto group = shardloop::create_backend(arguments[4], {store, rank, size, std::chrono::seconds(60), "host:127.0.0.1"});
 
   std::string operation;
   int64_t bytes, iterations;

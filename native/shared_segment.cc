@@ -23,6 +23,7 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr auto kSlice = 20ms;  // how long a sleeper does not look at peers, failure and deadline
+constexpr int kPauses = 50;    // about a microsecond
 constexpr size_t kPage = 4096;
 
 size_t round_up(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
@@ -150,8 +151,8 @@ SharedSegment::SharedSegment(c10d::Store& store, int rank, int size)
     const int itself = pidfd_open(getpid());
     if (itself < 0) throw refusal_with("pidfd_open");
     close(itself);
-    mine = std::to_string(getpid()) + ' ' + std::to_string(file) + ' ' + std::to_string(token) + ' ' +
-           process_namespace();
+    mine =
+        std::to_string(getpid()) + ' ' + std::to_string(file) + ' ' + std::to_string(token) + ' ' + process_namespace();
   } catch (const Refusal& refusal) {
     mine = std::string("! ") + refusal.what();
   }
@@ -188,9 +189,7 @@ void SharedSegment::release() {
   if (memory_ != nullptr) munmap(memory_, bytes_);
 }
 
-SharedSegment::Place& SharedSegment::place(int rank) const {
-  return reinterpret_cast<Place*>(memory_ + kPage)[rank];
-}
+SharedSegment::Place& SharedSegment::place(int rank) const { return reinterpret_cast<Place*>(memory_ + kPage)[rank]; }
 
 char* SharedSegment::slot(int rank, uint32_t step) const {
   return memory_ + slots_at_ + (static_cast<size_t>(rank) * kSlots + step % kSlots) * kSlotBytes;
@@ -222,12 +221,13 @@ void SharedSegment::wait(uint32_t count, std::chrono::nanoseconds spin, Clock::t
 void SharedSegment::wait_for(int other, uint32_t count, Clock::time_point spin_until, Clock::time_point deadline) {
   auto& word = place(other).published;
   const auto here = [&] { return reached(word.load(std::memory_order_acquire), count); };
-  while (spins_) {
-    for (int i = 0; i < 64; ++i) {
+  // Soon it yields instead: the other may be waiting for this very processor.
+  for (int turn = 0; spins_ && (turn == 0 || Clock::now() < spin_until); ++turn) {
+    for (int i = 0; i < kPauses; ++i) {
       if (here()) return;
       pause_processor();
     }
-    if (Clock::now() >= spin_until) break;
+    if (turn > 0) sched_yield();
   }
   auto& sleepers = place(other).sleepers;
   while (true) {
@@ -262,8 +262,9 @@ void SharedSegment::compare(int other) {
   const Header& mine = place(rank_).headers[operation_ % 2];
   const Header& theirs = place(other).headers[operation_ % 2];
   if (mine == theirs) return;
-  throw std::runtime_error("The operations of the ranks differ: rank " + std::to_string(rank_) + " of the group called " +
-                           describe(mine) + ", rank " + std::to_string(other) + " " + describe(theirs));
+  throw std::runtime_error("The operations of the ranks differ: rank " + std::to_string(rank_) +
+                           " of the group called " + describe(mine) + ", rank " + std::to_string(other) + " " +
+                           describe(theirs));
 }
 
 void SharedSegment::fail(const std::string& text) {

@@ -6,11 +6,12 @@
 // waits for one (which saves two changes of thread), or the group's own thread. That one is woken at once for a large
 // operation; for small ones it looks every kNap while the group is busy, since waking it takes longer than they do.
 //
-// Every operation is a list of steps (shared_segment.h): in each a rank writes its slot, and later reads those of all.
-// The next slot is written before the last ones are read, so that ranks need not go in lock step.
+// Every operation is a list of steps (shared_segment.h): in each a rank writes its slot, and `lag` steps later it reads
+// those of all, so that ranks need not go in lock step.
 //   all_reduce, small   write all of it; each rank reduces all slots (1 step)
-//   all_reduce, large   pieces; of each, a reduce_scatter and an all_gather, these a step apart:
-//                       RS 0, RS 1, AG 0, RS 2, AG 1, ..., AG last
+//   all_reduce, large   pieces; of each, a reduce_scatter (RS) and `lag` steps or more later an all_gather (AG) of what
+//   it
+//                       gave: RS 0, ..., RS lag - 1, AG 0, RS lag, AG 1, RS lag + 1, ..., AG last
 #include <condition_variable>
 #include <cstring>
 #include <deque>
@@ -28,12 +29,12 @@ namespace {
 using Clock = SharedSegment::Clock;
 using namespace std::chrono_literals;
 
-constexpr auto kSpin = 200us;            // for a thread that has nothing else to do
-constexpr auto kShortSpin = 10us;        // beside a thread that computes
-constexpr auto kNap = 100us;             // how late a small operation that nobody waits for may begin
-constexpr auto kBusy = 20ms;             // for so long the group's thread stays awake behind the last operation
-constexpr size_t kLarge = 256 << 10;     // from here on waking a thread is worth it
-constexpr size_t kWhole = 16 << 10;      // up to here every rank reduces everything
+constexpr auto kSpin = 200us;         // for a thread that has nothing else to do
+constexpr auto kShortSpin = 10us;     // beside a thread that computes
+constexpr auto kNap = 100us;          // how late a small operation that nobody waits for may begin
+constexpr auto kBusy = 20ms;          // for so long the group's thread stays awake behind the last operation
+constexpr size_t kLarge = 256 << 10;  // from here on waking a thread is worth it
+constexpr size_t kWhole = 16 << 10;   // up to here every rank reduces everything
 
 enum Kind : uint32_t { kAllReduce = 1, kReduceScatter, kAllGather, kBroadcast, kBarrier };
 
@@ -59,26 +60,32 @@ class Runner {
     t_ = &transfer;
     segment_.begin(transfer.header);
     const uint32_t first = segment_.published(), steps = plan();
+    uint32_t read_steps = 0;
+    const auto read_until = [&](uint32_t count) {
+      for (; read_steps < count; ++read_steps) {
+        segment_.wait(first + read_steps + 1, spin, deadline);
+        read(read_steps, first + read_steps);
+      }
+    };
     for (uint32_t step = 0; step < steps; ++step) {
+      if (step >= lag_) read_until(step - lag_ + 1);
       write(step, segment_.slot(rank_, first + step));
       segment_.publish();
-      if (step == 0) continue;
-      segment_.wait(first + step, spin, deadline);
-      read(step - 1, first + step - 1);
     }
-    segment_.wait(first + steps, spin, deadline);
-    read(steps - 1, first + steps - 1);
+    read_until(steps);
   }
 
  private:
-  // How many steps there are, and the bytes of a piece: of a rank's part for reduce_scatter, where a slot holds the parts
-  // of all ranks; else of a slot.
+  // How many steps there are, and the bytes of a piece: of a rank's part for reduce_scatter, where a slot holds the
+  // parts of all ranks; else of a slot.
   uint32_t plan() {
     piece_ = SharedSegment::kSlotBytes;
     if (t_->kind == kReduceScatter) piece_ = piece_ / size_ / 16 * 16;
     two_phases_ = t_->kind == kAllReduce && t_->bytes > kWhole && size_ > 1;
     if (two_phases_) piece_ = std::min(piece_, (t_->bytes + 1) / 2 / 16 * 16 + 16);
     pieces_ = std::max<size_t>(1, (t_->bytes + piece_ - 1) / piece_);
+    lag_ = SharedSegment::kAhead;
+    if (two_phases_) lag_ = std::min<uint32_t>(lag_, static_cast<uint32_t>(pieces_));
     return static_cast<uint32_t>(two_phases_ ? 2 * pieces_ : pieces_);
   }
 
@@ -97,9 +104,10 @@ class Runner {
   }
   // The phase and the piece of a step of two phases; see above.
   std::pair<bool, size_t> phase(uint32_t step) const {
-    if (step == 0) return {false, 0};
-    if (step == 2 * pieces_ - 1) return {true, pieces_ - 1};
-    return step % 2 == 1 ? std::pair(false, step / 2 + 1) : std::pair(true, step / 2 - 1);
+    if (step < lag_) return {false, step};
+    const size_t behind = step - lag_;
+    if (step >= 2 * pieces_ - lag_) return {true, step - pieces_};
+    return behind % 2 == 0 ? std::pair(true, behind / 2) : std::pair(false, lag_ + behind / 2);
   }
 
   void write(uint32_t step, char* slot) {
@@ -137,7 +145,8 @@ class Runner {
         if (!gathers) return reduce({whole.begin + mine.begin, mine.bytes}, at, mine.begin, t_->in, t_->out);
         for (int from = 0; from < size_; ++from) {
           const Range theirs = share(whole, from);
-          if (from != rank_) copy(t_->out + whole.begin + theirs.begin, segment_.slot(from, at) + theirs.begin, theirs.bytes);
+          if (from != rank_)
+            copy(t_->out + whole.begin + theirs.begin, segment_.slot(from, at) + theirs.begin, theirs.bytes);
         }
         return;
       }
@@ -146,8 +155,10 @@ class Runner {
         const auto [begin, bytes] = piece(step);
         for (int from = 0; from < size_; ++from) {
           char* to = t_->out + from * t_->bytes + begin;
-          if (from != rank_) copy(to, segment_.slot(from, at), bytes);
-          else if (to != t_->in + begin) copy(to, t_->in + begin, bytes);
+          if (from != rank_)
+            copy(to, segment_.slot(from, at), bytes);
+          else if (to != t_->in + begin)
+            copy(to, t_->in + begin, bytes);
         }
         return;
       }
@@ -174,6 +185,7 @@ class Runner {
   std::vector<const void*> sources_;
   const Transfer* t_ = nullptr;
   size_t piece_ = 0, pieces_ = 0;
+  uint32_t lag_ = 1;
   bool two_phases_ = false;
 };
 
@@ -253,8 +265,10 @@ class ShmWork final : public c10d::Work {
 
  private:
   void complete_future() {
-    if (exception_) future_->setError(exception_);
-    else future_->markCompleted();
+    if (exception_)
+      future_->setError(exception_);
+    else
+      future_->markCompleted();
   }
 
   const std::shared_ptr<Queue> queue_;
@@ -296,8 +310,10 @@ void Queue::run_first(std::unique_lock<std::mutex>& lock, std::chrono::nanosecon
 void Queue::wait_for(ShmWork& work) {
   std::unique_lock<std::mutex> lock(mutex_);
   while (!work.done) {
-    if (running_) changed_.wait(lock);
-    else run_first(lock, kSpin);
+    if (running_)
+      changed_.wait(lock);
+    else
+      run_first(lock, kSpin);
   }
 }
 
@@ -363,7 +379,8 @@ class ShmBackend final : public c10d::Backend {
 
   WorkPtr _allgather_base(at::Tensor& output, at::Tensor& input, const c10d::AllgatherOptions& options) override {
     if (!input.is_cpu() || !output.is_cpu()) return gloo_->_allgather_base(output, input, options);
-    return launch(c10d::OpType::_ALLGATHER_BASE, {output, input}, {transfer(kAllGather, input, output, input.nbytes())});
+    return launch(c10d::OpType::_ALLGATHER_BASE, {output, input},
+                  {transfer(kAllGather, input, output, input.nbytes())});
   }
 
   WorkPtr _reduce_scatter_base(at::Tensor& output, at::Tensor& input,

@@ -49,9 +49,11 @@ if (steps > 0) {
 
 for (let i = 0; i < Number(values.faults); i++) {
   for (const fault of FAULTS) {
-    const found = faultsOf(await runFault(fault), 1);
-    faults.push(...found);
-    for (const text of found) console.log(`  ${text}`);
+    for (const backend of ['gloo', 'shm'] as const) {
+      const found = faultsOf(await runFault(fault, backend), 1).map((text) => `${backend}: ${text}`);
+      faults.push(...found);
+      for (const text of found) console.log(`  ${text}`);
+    }
   }
   console.log(`faults between ranks, round ${i + 1} of ${values.faults}`);
 }

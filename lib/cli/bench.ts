@@ -9,7 +9,7 @@ import { mustStartRanks, startRanks } from './ranks.js';
 
 interface BenchFlags {
   nproc?: number;
-  backend: 'gloo' | 'nccl';
+  backend?: 'gloo' | 'shm' | 'nccl';
   minbytes: string;
   maxbytes: string;
   stepfactor: number;
@@ -35,7 +35,11 @@ export const benchCommand = () =>
       'all_reduce, all_gather, reduce_scatter, broadcast, reduce, alltoall, sendrecv, gather, scatter, or all',
     )
     .option('--nproc <n>', 'ranks on this host (default: 2; with nccl one for each device)', whole(1))
-    .addOption(new Option('--backend <name>', 'what carries the data').choices(['gloo', 'nccl']).default('gloo'))
+    .addOption(
+      new Option('--backend <name>', 'what carries the data (default: shm on one host, else gloo)').choices([
+        ...['gloo', 'shm', 'nccl'],
+      ]),
+    )
     .option('-b, --minbytes <size>', 'smallest size; K, M and G are powers of 1024', '8')
     .option('-e, --maxbytes <size>', 'largest size', '64M')
     .option('-f, --stepfactor <x>', 'from one size to the next', number(0), 2)

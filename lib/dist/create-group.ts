@@ -19,7 +19,11 @@ export interface GroupOptions {
   readonly store?: StoreAddress;
   /** For messages and for keys in the store. Default 'world'. */
   readonly name?: string;
-  /** Default 'gloo'. With 'fake' the other ranks do not exist: operations complete, and bytes are counted. */
+  /**
+   * 'shm' is shared memory between CPU ranks of one host, with Gloo beside it for what it does not do. Default: 'shm' where
+   * all ranks run on this host and can share memory, else 'gloo'. With 'fake' the other ranks do not exist: operations
+   * complete, and bytes are counted.
+   */
   readonly backend?: 'gloo' | 'shm' | 'nccl' | 'fake';
   /** The device of an 'nccl' group: 'cuda:0'. Of a 'fake' one how it completes: '' at once, 'delay:MS' later, 'hang' never. */
   readonly device?: string;
@@ -27,12 +31,13 @@ export interface GroupOptions {
   readonly timeoutSeconds?: number;
   /** Set apart from earlier groups of this name in the same store, such as those before a restart. Default ''. */
   readonly generation?: string;
-  /** All ranks run on this host, so that Gloo may use the loopback. Default: only with an in-process store. */
+  /** All ranks run on this host, so that they may share memory or use the loopback. Default: only with an in-process store. */
   readonly oneHost?: boolean;
 }
 
 /** What {@link init} takes; all of it is optional. */
 export interface InitOptions {
+  /** Default: 'shm' where all ranks run on this host and can share memory, else 'gloo'. */
   readonly backend?: 'gloo' | 'shm' | 'nccl';
   /** After how many seconds of waiting, for a peer or for a collective, the group fails. Default 600. */
   readonly timeoutSeconds?: number;
@@ -84,7 +89,9 @@ export async function init(options: InitOptions = {}): Promise<Group> {
 
 /** Opens a group; every rank of it must. Throws as {@link init}. */
 export async function createGroup(options: GroupOptions): Promise<Group> {
-  const { rank, size, name = 'world', backend = 'gloo', timeoutSeconds = DEFAULT_TIMEOUT_SECONDS } = options;
+  const { rank, size, name = 'world', timeoutSeconds = DEFAULT_TIMEOUT_SECONDS } = options;
+  const backend = options.backend ?? (canShareMemory(options) ? 'shm' : 'gloo');
+  const mayFallBack = options.backend === undefined;
   checkOptions(options);
   // A group of one over NCCL in a store of this process is opened for real: to check the device and the library.
   const isCheck = backend === 'nccl' && options.store !== undefined && 'inProcess' in options.store;
@@ -99,12 +106,14 @@ export async function createGroup(options: GroupOptions): Promise<Group> {
     '/',
   );
   const device =
-    backend === 'gloo' || backend === 'shm' ? await glooDevice(options) : (options.device ?? (backend === 'nccl' ? 'cuda:0' : ''));
+    backend === 'gloo' || backend === 'shm'
+      ? await glooDevice(options)
+      : (options.device ?? (backend === 'nccl' ? 'cuda:0' : ''));
   const end = performance.now() + timeoutSeconds * 1000;
   for (let left = timeoutSeconds; ; left = (end - performance.now()) / 1000) {
     const store = await openStore(address, left, fail);
     try {
-      return await open(member, { store, owned: true, prefix, device, timeoutSeconds }, fail);
+      return await open(member, { store, owned: true, prefix, device, timeoutSeconds, mayFallBack }, fail);
     } catch (error) {
       raw('shardloop::store_close', store);
       // An earlier group's store on the same port may have been about to close: the next one is a moment away.
@@ -130,7 +139,7 @@ export interface SubgroupOptions {
  * Throws BAD_ARGUMENT for ranks that are not distinct ranks of the group, BAD_LAUNCH when members do not come in time.
  */
 export async function subgroup(group: Group, ranks: readonly number[], options: SubgroupOptions = {}): Promise<Group> {
-  const { wire, store, place, device, timeoutSeconds: inherited } = internals(group);
+  const { wire, store, place, device, timeoutSeconds: inherited, mayFallBack } = internals(group);
   const operation = 'subgroup';
   if (wire.destroyed) throw misuse(wire, operation, 'the group is destroyed; make a new one');
   if (!Array.isArray(ranks) || ranks.length === 0) {
@@ -157,7 +166,8 @@ export async function subgroup(group: Group, ranks: readonly number[], options: 
   if (!raw('shardloop::store_is_open', store)) {
     throw misuse(wire, operation, 'the group that it came from is destroyed, and with it the store where ranks meet');
   }
-  return await open(member, { store, owned: false, prefix: `${key}/${next(key)}`, device, timeoutSeconds }, fail);
+  const prefix = `${key}/${next(key)}`;
+  return await open(member, { store, owned: false, prefix, device, timeoutSeconds, mayFallBack }, fail);
 }
 
 /** The how-many-eth group of a name in a store this is. */
@@ -174,19 +184,26 @@ interface Place {
   readonly prefix: string;
   readonly device: string;
   readonly timeoutSeconds: number;
+  readonly mayFallBack: boolean;
 }
 
 async function open(
   member: Member,
-  { store, owned, prefix, device, timeoutSeconds }: Place,
+  place: Place,
   fail: (what: string, text: string) => ShardloopError,
 ): Promise<Group> {
+  const { store, owned, prefix, device, timeoutSeconds, mayFallBack } = place;
   const { backend, rank, size } = member;
   const [id, work] = raw('shardloop::group_open', store, prefix, backend, device, rank, size, timeoutSeconds) as [
     number,
     number,
   ];
   const error = await native().workPromise(work);
+  if (/cannot share memory/.test(error)) {
+    // Every rank reads the same verdicts, so all of them come here, or none.
+    if (mayFallBack) return await open({ ...member, backend: 'gloo' }, { ...place, prefix: `${prefix}/gloo` }, fail);
+    throw fail("backend 'shm' is not possible; leave backend out, or name 'gloo'", error);
+  }
   if (error !== '') {
     throw fail(
       `the ${size} ranks did not find each other within ${timeoutSeconds} s; did one not start, or die?`,
@@ -194,15 +211,24 @@ async function open(
     );
   }
   return new Group({ ...member, id }, backend === 'nccl' ? device : 'cpu', {
-    ...{ store, owned, place: prefix, device, timeoutSeconds },
+    ...{ store, owned, place: prefix, device, timeoutSeconds, mayFallBack },
   });
+}
+
+function canShareMemory({ store, oneHost }: GroupOptions): boolean {
+  const isHere = oneHost === true || (store !== undefined && 'inProcess' in store);
+  return isHere && raw('shardloop::backend_available', 'shm') === true;
 }
 
 function checkBackend(member: Member): void {
   if (raw('shardloop::backend_available', member.backend)) return;
   if (member.backend === 'nccl')
     throw misuse(member, 'init', `backend 'nccl' is not here: ${cudaProblem()}`, 'NO_CUDA');
-  throw misuse(member, 'init', `expected backend to be 'gloo', 'nccl' or 'fake', received ${describe(member.backend)}`);
+  throw misuse(
+    member,
+    'init',
+    `expected backend to be 'gloo', 'shm' (on Linux), 'nccl' or 'fake', received ${describe(member.backend)}`,
+  );
 }
 
 function storeKey(address: StoreAddress): string {

@@ -122,7 +122,7 @@ function advice(text: string, first: Failure): string {
   if (/timed? ?out/i.test(all)) {
     return 'Every rank must call the same operations in the same order; a rank that needs longer needs a larger timeoutSeconds';
   }
-  if (/size doesn't match|preamble/.test(all)) {
+  if (/size doesn't match|preamble|operations of the ranks differ/.test(all)) {
     return 'The ranks differ in shape or dtype; SHARDLOOP_DEBUG=collectives compares them before each operation';
   }
   if (/connection (closed|reset|refused)|broken pipe|closed by peer|ECONN/i.test(all)) {

@@ -22,6 +22,8 @@ export interface GroupPlace {
   readonly place: string;
   readonly device: string;
   readonly timeoutSeconds: number;
+  /** 'shm' was not asked for by name: where memory cannot be shared, Gloo is as good. */
+  readonly mayFallBack: boolean;
 }
 
 const details = new WeakMap<Group, { wire: collectives.Wire; place: GroupPlace | null }>();
@@ -32,8 +34,8 @@ export function internals(group: Group): Omit<GroupPlace, 'store' | 'owned'> & {
   store: number | null;
 } {
   const { wire, place } = details.get(group)!;
-  const { store = null, place: prefix = '', device = '', timeoutSeconds = 600 } = place ?? {};
-  return { wire, store, place: prefix, device, timeoutSeconds };
+  const { store = null, place: prefix = '', device = '', timeoutSeconds = 600, mayFallBack = false } = place ?? {};
+  return { wire, store, place: prefix, device, timeoutSeconds, mayFallBack };
 }
 
 /** Ranks that communicate. Every rank must call the same operations in the same order. */

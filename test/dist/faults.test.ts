@@ -1,4 +1,4 @@
-// Every fault once: each surviving rank ends with an error that names what happened, within the deadline and a grace that
+// Every fault once over each backend: each surviving rank ends with an error that names what happened, within the deadline and a grace that
 // allows for a busy machine (`npm run faults` measures).
 import { expect, it, vi } from 'vitest';
 import { FAULTS, faultsOf, runFault } from './faults.js';
@@ -6,8 +6,12 @@ import { FAULTS, faultsOf, runFault } from './faults.js';
 // Three at a time: most of their time is waiting for deadlines.
 vi.setConfig({ maxConcurrency: 3 });
 
-it.concurrent.each(FAULTS.map((fault) => [fault.name, fault] as const))('%s', { timeout: 60_000 }, async (_, fault) => {
-  const run = await runFault(fault);
+const RUNS = FAULTS.flatMap((fault) =>
+  (['gloo', 'shm'] as const).map((backend) => [fault.name, backend, fault] as const),
+);
+
+it.concurrent.each(RUNS)('%s, over %s', { timeout: 60_000 }, async (_, backend, fault) => {
+  const run = await runFault(fault, backend);
   expect(faultsOf(run, 4)).toEqual([]);
   for (const report of run.seen.values()) {
     expect(report!.message).toMatch(/^\[rank \d\/\d\] /);

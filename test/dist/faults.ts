@@ -32,7 +32,7 @@ export interface FaultRun {
 }
 
 const OPEN = `
-  const group = await dist.init({ timeoutSeconds: ${DEADLINE} });
+  const group = await dist.init({ timeoutSeconds: ${DEADLINE}, backend: process.env.BACKEND });
   const pids = await group.allGatherObject(process.pid);
   const t = core.ones([1000]);
   for (let i = 0; i < 20; i++) await group.allReduce(t, 'avg').done();
@@ -172,8 +172,8 @@ export const FAULTS: readonly Fault[] = [
 ];
 
 /** Runs one fault once. */
-export async function runFault(fault: Fault): Promise<FaultRun> {
-  const runs = await runRanks(fault.ranks, fault.body, fault.env?.(await freePort()) ?? {});
+export async function runFault(fault: Fault, backend: 'gloo' | 'shm'): Promise<FaultRun> {
+  const runs = await runRanks(fault.ranks, fault.body, { BACKEND: backend, ...fault.env?.(await freePort()) });
   const reports = runs.map((run) => run.reports as { fault?: number; error?: string; code?: string; at?: number }[]);
   const began = reports.flat().find((report) => report.fault !== undefined)?.fault ?? Number.NaN;
   const seen = new Map(

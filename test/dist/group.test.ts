@@ -70,7 +70,10 @@ describe('a group of one', () => {
     [{ rank: 2, size: 2 }, /rank to be from 0 to 1, received 2/],
     [{ rank: 0, size: 2, timeoutSeconds: 0 }, /timeoutSeconds to be a positive number, received 0/],
     [{ rank: 0, size: 2, timeoutSeconds: Number.NaN }, /timeoutSeconds/],
-    [{ rank: 0, size: 2, backend: 'mpi' as never }, /backend to be 'gloo', 'nccl' or 'fake', received "mpi"/],
+    [
+      { rank: 0, size: 2, backend: 'mpi' as never },
+      /backend to be 'gloo', 'shm' \(on Linux\), 'nccl' or 'fake', received "mpi"/,
+    ],
   ])('refuses %j', async (options, message) => {
     await expect(createGroup({ store: { inProcess: 'x' }, ...options })).rejects.toMatchObject({
       code: 'BAD_ARGUMENT',
@@ -189,7 +192,7 @@ describe('three processes', () => {
         ),
         dtypes: [6, 6, 6, 6, 6, 6],
         refused: [
-          expect.stringMatching(/^BAD_ARGUMENT: \[rank .* backend 'gloo' reduces .*int16 \(2\)/),
+          expect.stringMatching(/^BAD_ARGUMENT: \[rank .* backend '(gloo|shm)' reduces .*int16 \(2\)/),
           expect.stringContaining('root to be a rank from 0 to 2, received 3'),
         ],
         destroyed: expect.stringContaining('the group is destroyed'),
