@@ -16,6 +16,7 @@
 #include <random>
 #include <sstream>
 #include <stdexcept>
+#include <thread>
 
 namespace shardloop {
 namespace {
@@ -178,6 +179,11 @@ SharedSegment::SharedSegment(c10d::Store& store, int rank, int size)
   if (file >= 0) close(file);
   if (refusal.empty()) return;
   release();
+  // Rank 0 may be the store's host, and leaves when all have read what it did.
+  const auto end = Clock::now() + 2s;
+  for (auto read = store.add("shared/read", 1); rank == 0 && read < size && Clock::now() < end;
+       read = store.add("shared/read", 0))
+    std::this_thread::sleep_for(5ms);
   throw std::runtime_error("the ranks cannot share memory: " + refusal);
 }
 

@@ -29,9 +29,14 @@ export async function freePort(): Promise<number> {
 
 /**
  * Runs `body`, the text of a module, on `size` ranks. It finds `dist`, `core`, `nn`, `optim` and `parallel` (the built folders'
- * index modules), `rank`, `size`, and `report(object)`.
+ * index modules), `rank`, `size`, and `report(object)`. `under` gives the command that a rank is started by.
  */
-export async function runRanks(size: number, body: string, env: Record<string, string> = {}): Promise<RankRun[]> {
+export async function runRanks(
+  size: number,
+  body: string,
+  env: Record<string, string> = {},
+  under: (rank: number) => readonly string[] = () => [],
+): Promise<RankRun[]> {
   const folder = mkdtempSync(join(tmpdir(), 'shardloop-test-ranks-'));
   const script = join(folder, 'rank.mjs');
   const module = (name: string) => new URL(`../../dist/${name}/index.js`, import.meta.url).href;
@@ -47,7 +52,7 @@ export async function runRanks(size: number, body: string, env: Record<string, s
   writeFileSync(script, [...imports, prelude, body].join('\n'));
   const port = await freePort();
   const ranks = Array.from({ length: size }, (_, rank) =>
-    start(script, {
+    start([...under(rank), process.execPath, script], {
       RANK: String(rank),
       WORLD_SIZE: String(size),
       LOCAL_RANK: String(rank),
@@ -64,8 +69,8 @@ export async function runRanks(size: number, body: string, env: Record<string, s
   }
 }
 
-function start(script: string, env: Record<string, string>): Promise<RankRun> {
-  const child = spawn(process.execPath, [script], {
+function start([program, ...args]: readonly string[], env: Record<string, string>): Promise<RankRun> {
+  const child = spawn(program!, args, {
     env: { ...process.env, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
