@@ -6,7 +6,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { outcome, SHARED, type Step } from './definition.js';
 
 const SIZE = 8;
@@ -70,7 +70,7 @@ const RANKS = `
     });
     process.on('disconnect', () => process.exit(0));
   } else {
-    const world = await dist.createGroup({ rank: workerData, size: ${SIZE}, store: { inProcess: 'properties' }, timeoutSeconds: 5 });
+    const world = await dist.createGroup({ rank: workerData, size: ${SIZE}, store: { inProcess: 'properties' }, backend: process.env.BACKEND, timeoutSeconds: 5 });
     parentPort.on('message', (program) => run(world, program).then((r) => parentPort.postMessage(r), (e) => parentPort.postMessage(String(e))));
   }
   function launch(group, step) {
@@ -127,15 +127,19 @@ let ranks: ChildProcess;
 let complaints = '';
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), 'shardloop-test-properties-'));
-  const script = join(folder, 'ranks.mjs');
-  writeFileSync(script, RANKS);
-  ranks = spawn(process.execPath, [script], { stdio: ['ignore', 'ignore', 'pipe', 'ipc'] });
-  ranks.stderr!.on('data', (chunk) => (complaints += chunk));
+  writeFileSync(join(folder, 'ranks.mjs'), RANKS);
 });
-afterAll(() => {
+afterEach(() => {
   ranks.kill('SIGKILL');
-  rmSync(folder, { recursive: true, force: true });
 });
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+function startRanks(backend: string): void {
+  complaints = '';
+  const env = { ...process.env, BACKEND: backend };
+  ranks = spawn(process.execPath, [join(folder, 'ranks.mjs')], { env, stdio: ['ignore', 'ignore', 'pipe', 'ipc'] });
+  ranks.stderr!.on('data', (chunk) => (complaints += chunk));
+}
 
 function run(what: Program): Promise<((number[] | null)[] | string)[]> {
   return new Promise((resolve, reject) => {
@@ -151,7 +155,8 @@ function run(what: Program): Promise<((number[] | null)[] | string)[]> {
 }
 
 describe('every collective', () => {
-  it('is its definition, whatever is under way beside it', async () => {
+  it.each(['gloo', 'shm'])('over %s is its definition, whatever is under way beside it', async (backend) => {
+    startRanks(backend);
     let done = 0;
     await fc.assert(
       fc.asyncProperty(program, async (made) => {
