@@ -1,9 +1,10 @@
 // Our side of bench/collectives.ts: a rank that reads `operation bytes iterations` and answers with the nanoseconds of one
-// operation. Arguments: rank, size, the port of the store.
+// operation. Arguments: rank, size, the port of the store, the backend.
 import { createInterface } from 'node:readline';
 import { dist, setNumThreads, type Tensor, tensor } from 'shardloop';
 
-const [rank, size, port] = process.argv.slice(2).map(Number) as [number, number, number];
+const [rank, size, port] = process.argv.slice(2, 5).map(Number) as [number, number, number];
+const backend = process.argv[5] as 'gloo' | 'shm';
 setNumThreads(1);
 const ones = tensor([1, 1]);
 const one = tensor([1]);
@@ -12,6 +13,7 @@ const group = await dist.createGroup({
   size,
   store: { host: '127.0.0.1', port, serve: rank === 0 },
   oneHost: true,
+  backend,
 });
 
 const once: Record<string, (on: dist.Group, whole: Tensor, shard: Tensor) => void> = {

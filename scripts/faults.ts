@@ -1,4 +1,4 @@
-// `npm run faults [-- --runs N] [--out FILE]`: breaks things between ranks on purpose (test/dist/faults.ts) and writes
+// `npm run faults [-- --runs N] [--backend gloo|shm] [--out FILE]`: breaks things between ranks on purpose (test/dist/faults.ts) and writes
 // docs/faults.md: for each fault what every rank says, and how long after the fault. Ends with 1 when a rank hangs, says
 // the wrong thing, or needs more than a second beyond its deadline.
 import { writeFileSync } from 'node:fs';
@@ -8,16 +8,21 @@ import { parseArgs } from 'node:util';
 import { DEADLINE, FAULTS, type FaultRun, faultsOf, runFault } from '../test/dist/faults.js';
 
 const { values } = parseArgs({
-  options: { runs: { type: 'string', default: '3' }, out: { type: 'string' } },
+  options: {
+    runs: { type: 'string', default: '3' },
+    out: { type: 'string' },
+    backend: { type: 'string', default: 'shm' },
+  },
 });
 const out = values.out ?? join(import.meta.dirname, '..', 'docs', 'faults.md');
 const runs = Number(values.runs);
+const backend = values.backend === 'gloo' ? 'gloo' : 'shm';
 
 const wrong: string[] = [];
 const sections: string[] = [];
 for (const fault of FAULTS) {
   const done: FaultRun[] = [];
-  for (let i = 0; i < runs; i++) done.push(await runFault(fault));
+  for (let i = 0; i < runs; i++) done.push(await runFault(fault, backend));
   wrong.push(...done.flatMap((run) => faultsOf(run, 1)));
   sections.push(section(done));
   process.stderr.write(
@@ -47,8 +52,10 @@ function section(done: readonly FaultRun[]): string {
 const head = `# Faults
 
 What one sees when something goes wrong between ranks, and how soon. Written by \`npm run faults\` on
-${new Date().toISOString().slice(0, 10)}: ${runs} runs of each over Gloo, ${availableParallelism()} cores (${cpus()[0]?.model.trim() ?? 'unknown'}), Node ${process.versions.node};
-the deadline (\`timeoutSeconds\`) was ${DEADLINE} s, and is 600 s where nobody sets it.
+${new Date().toISOString().slice(0, 10)}: ${runs} runs of each over '${backend}', ${availableParallelism()} cores (${cpus()[0]?.model.trim() ?? 'unknown'}), Node ${process.versions.node};
+the deadline (\`timeoutSeconds\`) was ${DEADLINE} s, and is 600 s where nobody sets it. Over Gloo (several hosts) the same
+is said of the ranks; the first cause reads \`Connection reset by peer [ADDRESS]\` or \`Timed out waiting 3000ms for recv
+operation\`, and ranks that differ in order wait for the deadline, where shared memory compares at once.
 
 A message begins with the rank that says it. It names the operation with its number and shapes, what happened first and
 where, the ranks that arrived at that operation, and for the others what they did last. To know this, each rank writes

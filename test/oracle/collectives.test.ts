@@ -5,7 +5,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { call, tensor } from '../../lib/core/index.js';
+import { call, type Tensor, tensor } from '../../lib/core/index.js';
 import { runRanks } from '../dist/ranks.js';
 import { python } from './python.js';
 
@@ -144,7 +144,9 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 /** The numbers of a tensor's bytes. */
 function numbersOf(hexadecimal: string, dtype: string): number[] {
   const bytes = new Uint8Array(Buffer.from(hexadecimal, 'hex'));
-  return [...call('aten::view.dtype', tensor(bytes), dtype).to({ dtype: 'float64' }).dataSync()].map(Number);
+  return [...(call('aten::view.dtype', tensor(bytes), dtype) as Tensor).to({ dtype: 'float64' }).dataSync()].map(
+    Number,
+  );
 }
 
 /** Equal, or as far apart as sums in another order may be: `size` roundings of the largest partial result. */
