@@ -102,10 +102,10 @@ function report(timings: Timing[], withMpi: boolean, json: boolean): Report {
 
 /** The C++ program and our backends against the addon's own libtorch; compiled when a source is newer. Takes a minute. */
 function compileC10d(): string {
-  const backends = ['gloo_backend.cc', 'shm_backend.cc', 'shared_segment.cc', 'shared_reduce.cc'];
+  const backends = ['gloo_backend.cc', 'shm_backend.cc', 'shared_steps.cc', 'shared_segment.cc', 'shared_reduce.cc'];
   const native = join(root, 'native');
   const sources = [here('collectives_c10d.cc'), ...backends.map((name) => join(native, name))];
-  const headers = ['process_group.h', 'works.h', 'shared_segment.h', 'shared_reduce.h'].map((name) =>
+  const headers = ['process_group.h', 'works.h', 'shared_steps.h', 'shared_segment.h', 'shared_reduce.h'].map((name) =>
     join(native, name),
   );
   const record = join(root, 'build/Release/shardloop.json');

@@ -1,26 +1,17 @@
 // The 'shm' backend of process_group.h: collectives between CPU ranks of one host through memory that all of them see
-// (shared_segment.h). It takes all_reduce, reduce_scatter, all_gather, broadcast and barrier of CPU tensors; everything
-// else goes through a Gloo group that it opens beside.
+// (shared_segment.h, shared_steps.h). It takes all_reduce, reduce_scatter, all_gather, broadcast and barrier of CPU
+// tensors; everything else goes through a Gloo group that it opens beside.
 //
 // Operations of a group run one behind the other, in the order of their launch, on whoever comes first: the thread that
 // waits for one (which saves two changes of thread), or the group's own thread. That one is woken at once for a large
 // operation; for small ones it looks every kNap while the group is busy, since waking it takes longer than they do.
-//
-// Every operation is a list of steps (shared_segment.h): in each a rank writes its slot, and `lag` steps later it reads
-// those of all, so that ranks need not go in lock step.
-//   all_reduce, small   write all of it; each rank reduces all slots (1 step)
-//   all_reduce, large   pieces; of each, a reduce_scatter (RS) and `lag` steps or more later an all_gather (AG) of what
-//   it
-//                       gave: RS 0, ..., RS lag - 1, AG 0, RS lag, AG 1, RS lag + 1, ..., AG last
 #include <condition_variable>
-#include <cstring>
 #include <deque>
 #include <mutex>
 #include <stdexcept>
 #include <thread>
 
-#include "shared_reduce.h"
-#include "shared_segment.h"
+#include "shared_steps.h"
 #include "works.h"
 
 namespace shardloop {
@@ -34,160 +25,6 @@ constexpr auto kShortSpin = 10us;     // beside a thread that computes
 constexpr auto kNap = 100us;          // how late a small operation that nobody waits for may begin
 constexpr auto kBusy = 20ms;          // for so long the group's thread stays awake behind the last operation
 constexpr size_t kLarge = 256 << 10;  // from here on waking a thread is worth it
-constexpr size_t kWhole = 16 << 10;   // up to here every rank reduces everything
-
-enum Kind : uint32_t { kAllReduce = 1, kReduceScatter, kAllGather, kBroadcast, kBarrier };
-
-// One operation: `in` and `out` are what the rank gives and gets, `bytes` those of a rank's part, or of all of it for
-// all_reduce and broadcast.
-struct Transfer {
-  Kind kind;
-  const char* in = nullptr;
-  char* out = nullptr;
-  size_t bytes = 0, width = 1;
-  int root = 0;
-  Reduction reduction = nullptr;
-  bool average = false;
-  Header header;
-};
-
-// What one rank does with the slots of a group.
-class Runner {
- public:
-  Runner(SharedSegment& segment, int rank, int size) : segment_(segment), rank_(rank), size_(size), sources_(size) {}
-
-  void run(const Transfer& transfer, std::chrono::nanoseconds spin, Clock::time_point deadline) {
-    t_ = &transfer;
-    segment_.begin(transfer.header);
-    const uint32_t first = segment_.published(), steps = plan();
-    uint32_t read_steps = 0;
-    const auto read_until = [&](uint32_t count) {
-      for (; read_steps < count; ++read_steps) {
-        segment_.wait(first + read_steps + 1, spin, deadline);
-        read(read_steps, first + read_steps);
-      }
-    };
-    for (uint32_t step = 0; step < steps; ++step) {
-      if (step >= lag_) read_until(step - lag_ + 1);
-      write(step, segment_.slot(rank_, first + step));
-      segment_.publish();
-    }
-    read_until(steps);
-  }
-
- private:
-  // How many steps there are, and the bytes of a piece: of a rank's part for reduce_scatter, where a slot holds the
-  // parts of all ranks; else of a slot.
-  uint32_t plan() {
-    piece_ = SharedSegment::kSlotBytes;
-    if (t_->kind == kReduceScatter) piece_ = piece_ / size_ / 16 * 16;
-    two_phases_ = t_->kind == kAllReduce && t_->bytes > kWhole && size_ > 1;
-    if (two_phases_) piece_ = std::min(piece_, (t_->bytes + 1) / 2 / 16 * 16 + 16);
-    pieces_ = std::max<size_t>(1, (t_->bytes + piece_ - 1) / piece_);
-    lag_ = SharedSegment::kAhead;
-    if (two_phases_) lag_ = std::min<uint32_t>(lag_, static_cast<uint32_t>(pieces_));
-    return static_cast<uint32_t>(two_phases_ ? 2 * pieces_ : pieces_);
-  }
-
-  struct Range {
-    size_t begin, bytes;
-  };
-  Range piece(size_t index) const {
-    const size_t begin = std::min(index * piece_, t_->bytes);
-    return {begin, std::min(piece_, t_->bytes - begin)};
-  }
-  // A rank's share of a piece, in whole elements.
-  Range share(Range of, int rank) const {
-    const size_t elements = of.bytes / t_->width;
-    const size_t begin = elements * rank / size_ * t_->width, end = elements * (rank + 1) / size_ * t_->width;
-    return {begin, end - begin};
-  }
-  // The phase and the piece of a step of two phases; see above.
-  std::pair<bool, size_t> phase(uint32_t step) const {
-    if (step < lag_) return {false, step};
-    const size_t behind = step - lag_;
-    if (step >= 2 * pieces_ - lag_) return {true, step - pieces_};
-    return behind % 2 == 0 ? std::pair(true, behind / 2) : std::pair(false, lag_ + behind / 2);
-  }
-
-  void write(uint32_t step, char* slot) {
-    switch (t_->kind) {
-      case kAllReduce: {
-        if (!two_phases_) return copy(slot, t_->in + piece(step).begin, piece(step).bytes);
-        const auto [gathers, index] = phase(step);
-        const Range whole = piece(index), mine = share(whole, rank_);
-        if (gathers) return copy(slot + mine.begin, t_->out + whole.begin + mine.begin, mine.bytes);
-        // All but this rank's share, which only it reads.
-        const size_t end = mine.begin + mine.bytes;
-        copy(slot, t_->in + whole.begin, mine.begin);
-        return copy(slot + end, t_->in + whole.begin + end, whole.bytes - end);
-      }
-      case kReduceScatter: {
-        const auto [begin, bytes] = piece(step);
-        for (int to = 0; to < size_; ++to)
-          if (to != rank_) copy(slot + to * piece_, t_->in + to * t_->bytes + begin, bytes);
-        return;
-      }
-      case kAllGather: return copy(slot, t_->in + piece(step).begin, piece(step).bytes);
-      case kBroadcast:
-        if (rank_ == t_->root) copy(slot, t_->in + piece(step).begin, piece(step).bytes);
-        return;
-      case kBarrier: return;
-    }
-  }
-
-  void read(uint32_t step, uint32_t at) {
-    switch (t_->kind) {
-      case kAllReduce: {
-        if (!two_phases_) return reduce(piece(step), at, 0, t_->in, t_->out);
-        const auto [gathers, index] = phase(step);
-        const Range whole = piece(index), mine = share(whole, rank_);
-        if (!gathers) return reduce({whole.begin + mine.begin, mine.bytes}, at, mine.begin, t_->in, t_->out);
-        for (int from = 0; from < size_; ++from) {
-          const Range theirs = share(whole, from);
-          if (from != rank_)
-            copy(t_->out + whole.begin + theirs.begin, segment_.slot(from, at) + theirs.begin, theirs.bytes);
-        }
-        return;
-      }
-      case kReduceScatter: return reduce(piece(step), at, rank_ * piece_, t_->in + rank_ * t_->bytes, t_->out);
-      case kAllGather: {
-        const auto [begin, bytes] = piece(step);
-        for (int from = 0; from < size_; ++from) {
-          char* to = t_->out + from * t_->bytes + begin;
-          if (from != rank_)
-            copy(to, segment_.slot(from, at), bytes);
-          else if (to != t_->in + begin)
-            copy(to, t_->in + begin, bytes);
-        }
-        return;
-      }
-      case kBroadcast:
-        if (rank_ != t_->root) copy(t_->out + piece(step).begin, segment_.slot(t_->root, at), piece(step).bytes);
-        return;
-      case kBarrier: return;
-    }
-  }
-
-  // Of `in`, which is this rank's, and the slots of the others at `offset`, in the order of the ranks.
-  void reduce(Range range, uint32_t at, size_t offset, const char* in, char* out) {
-    for (int from = 0; from < size_; ++from)
-      sources_[from] = from == rank_ ? in + range.begin : segment_.slot(from, at) + offset;
-    t_->reduction(out + range.begin, sources_.data(), size_, range.bytes / t_->width, t_->average);
-  }
-
-  static void copy(char* to, const char* from, size_t bytes) {
-    if (bytes > 0) std::memcpy(to, from, bytes);
-  }
-
-  SharedSegment& segment_;
-  const int rank_, size_;
-  std::vector<const void*> sources_;
-  const Transfer* t_ = nullptr;
-  size_t piece_ = 0, pieces_ = 0;
-  uint32_t lag_ = 1;
-  bool two_phases_ = false;
-};
 
 class ShmWork;
 using ShmWorkPtr = c10::intrusive_ptr<ShmWork>;
@@ -212,7 +49,7 @@ class Queue {
   void run_first(std::unique_lock<std::mutex>& lock, std::chrono::nanoseconds spin);
 
   SharedSegment segment_;
-  Runner runner_;
+  StepRunner runner_;
   const std::chrono::milliseconds timeout_;
   std::mutex mutex_;
   std::condition_variable changed_, woken_;
