@@ -166,7 +166,6 @@ std::tuple<int64_t, int64_t> group_open(int64_t store_id, const std::string& pre
     group->timeout = milliseconds(timeout);
     group->state->flight.group = id;
     group->works_on_streams = factory.works_on_streams;
-    group->waiters_run = factory.waiters_run;
     group->store = c10::make_intrusive<c10d::PrefixStore>(prefix, store);
     group->store->setTimeout(group->timeout);
     group->backend =

@@ -34,8 +34,6 @@ struct BackendFactory {
   BackendPtr (*create)(const BackendArguments& arguments);
   bool works_on_streams;  // completion of the future means "enqueued", so completion is polled
   bool has_peers = true;  // there are other ranks to hear of
-  // An operation may run on the thread that waits for it, within Work::wait, which Work::abort ends.
-  bool waiters_run = false;
 };
 
 void register_backend(const std::string& name, BackendFactory factory);
@@ -56,7 +54,6 @@ struct Group {
   StorePtr watch_store;  // the same store over a connection of its own, for the monitor; null without peers
   std::chrono::milliseconds timeout;
   bool works_on_streams;
-  bool waiters_run;
   std::shared_ptr<GroupState> state = std::make_shared<GroupState>();
 };
 

@@ -59,10 +59,10 @@ class Queue {
   std::string failure_;  // of an operation: none can follow it
 };
 
-class ShmWork final : public c10d::Work {
+class ShmWork final : public RunByWaiter {
  public:
   ShmWork(c10d::OpType type, std::shared_ptr<Queue> queue, std::vector<at::Tensor> tensors, std::vector<Transfer> parts)
-      : Work(-1, type), tensors(std::move(tensors)), parts(std::move(parts)), queue_(std::move(queue)) {
+      : RunByWaiter(-1, type), tensors(std::move(tensors)), parts(std::move(parts)), queue_(std::move(queue)) {
     deadline = Clock::now() + queue_->timeout();
   }
 
@@ -304,7 +304,7 @@ class ShmBackend final : public c10d::Backend {
   register_backend("shm", {[](const BackendArguments& arguments) -> BackendPtr {
                              return c10::make_intrusive<ShmBackend>(arguments);
                            },
-                           /*works_on_streams=*/false, /*has_peers=*/true, /*waiters_run=*/true});
+                           /*works_on_streams=*/false});
   return true;
 }();
 

@@ -38,7 +38,6 @@ struct TrackedWork {
   std::function<void()> finish;
   Clock::time_point deadline{};
   size_t unfinished = 0;
-  bool waiters_run = false;  // as in BackendFactory
   bool finishing = false, finished = false;
   std::string error;
   std::vector<std::function<void(const std::string&)>> callbacks;
@@ -60,6 +59,14 @@ struct Tables {
 Tables& tables() {
   static Tables* instance = new Tables();
   return *instance;
+}
+
+// Those parts that whoever waits must run. Under the mutex.
+std::vector<WorkPtr> run_by_waiter(const TrackedWork& work) {
+  std::vector<WorkPtr> found;
+  for (const WorkPtr& part : work.works)
+    if (dynamic_cast<const RunByWaiter*>(part.get()) != nullptr) found.push_back(part);
+  return found;
 }
 
 // One part of a work is done, or all of it is. Tensors and callbacks leave the lock before they are let go or called.
@@ -181,8 +188,8 @@ std::string work_wait(int64_t id) {
     }
     lock.lock();
   } else {
-    if (!work->finished && work->waiters_run) {
-      const auto parts = work->works;
+    const auto parts = run_by_waiter(*work);
+    if (!parts.empty()) {
       lock.unlock();
       for (const auto& part : parts) {
         try {
@@ -238,7 +245,6 @@ int64_t Launch::track(std::vector<WorkPtr> works, Completion completion, std::fu
   tracked->finish = std::move(finish);
   tracked->deadline = Clock::now() + group_->timeout;
   if (group_->works_on_streams) tracked->group = group_;
-  tracked->waiters_run = group_->waiters_run;
   tracked->state = group_->state;
   tracked->flight_index = index_;
   ++tracked->state->in_flight;
@@ -292,9 +298,9 @@ void fail_group(const std::shared_ptr<GroupState>& state, const std::string& tex
   }
   for (const auto& work : running) {
     std::vector<WorkPtr> parts;
-    if (work->waiters_run) {
+    {
       std::lock_guard<std::mutex> lock(tables().mutex);
-      parts = work->works;
+      parts = run_by_waiter(*work);
     }
     finish_part(work, text, true);
     for (const auto& part : parts) part->abort();  // whoever waits is within it

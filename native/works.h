@@ -19,6 +19,13 @@ namespace shardloop {
 
 using WorkPtr = c10::intrusive_ptr<c10d::Work>;
 
+// An operation that may run on the thread that waits for it, within wait(); abort() ends it from another thread. Others
+// are not waited for twice: a send of Gloo's would hang the second time.
+class RunByWaiter : public c10d::Work {
+ public:
+  using Work::Work;
+};
+
 // How a backend without streams tells that a work is complete.
 enum class Completion {
   kByFuture,

@@ -57,7 +57,7 @@ describe('shardloop bench', () => {
 
   it('reads every option of the sweep', async () => {
     const flags = ['-b', '1K', '-e', '4K', '-f', '4', '-n', '3', '-w', '2', '-c', '0', '-o', 'max', '-d', 'int32'];
-    const [result] = await results('reduce', ...flags, '-r', '1');
+    const [result] = await results('reduce', ...flags, '-r', '1', '--backend', 'gloo');
     expect(result).toMatchObject({
       operation: 'reduce',
       ranks: 2,
@@ -90,7 +90,7 @@ describe('shardloop bench', () => {
       '-r',
       'all',
     );
-    expect(steps!.ranks).toBe(3);
+    expect([steps!.ranks, steps!.backend]).toEqual([3, 'shm']);
     expect(steps!.rows.map(({ size, root }) => `${root}:${size}`).join(' ')).toBe(
       '0:8 0:16 0:24 1:8 1:16 1:24 2:8 2:16 2:24',
     );
@@ -167,7 +167,7 @@ describe('what is refused', () => {
     [['bench', 'reduce', '-r', '2'], 'expected --root from 0 to 1, or all, received 2; start more ranks'],
     [['bench', 'reduce', '-r', 'x'], 'received "x"'],
     [['bench', 'sendrecv', '--nproc', '1'], 'two ranks or more for sendrecv'],
-    [['bench', 'all_reduce', '--backend', 'mpi'], 'Allowed choices are gloo, nccl'],
+    [['bench', 'all_reduce', '--backend', 'mpi'], 'Allowed choices are gloo, shm, nccl'],
     [['bench', 'all', '--plot', 'x.svg'], 'expected --out with all, received --plot'],
     [['bench', 'all_reduce', '--out', 'x'], 'expected all with --out, received all_reduce'],
     [['bench', '--compare', 'a.json'], 'received a.json; give exactly two files'],

@@ -112,6 +112,31 @@ describe('between slots', () => {
   });
 });
 
+describe('what goes to Gloo', () => {
+  it('is waited for here as well', async () => {
+    const runs = await runRanks(
+      2,
+      `${OPEN}
+       const t = core.tensor([rank + 1, 2]), whole = core.zeros([4]), got = core.zeros([2]), part = core.zeros([2]);
+       for (let i = 0; i < 20; i++) {
+         (rank === 0 ? group.send(t, 1, 3) : group.receive(got, 0, 3)).wait();
+         (rank === 1 ? group.send(t, 0, 4) : group.receive(got, 1, 4)).wait();
+         group.gather(rank === 0 ? whole : null, t, 0).wait();
+         group.scatter(part, rank === 0 ? whole : null, 0).wait();
+         group.allReduce(part, 'max').wait();
+         group.reduce(got, 1).wait();
+         group.allToAll(whole.clone(), whole).wait();
+       }
+       report({ whole: whole.toArray(), part: part.toArray(), got: got.toArray() });
+       await group.destroy();`,
+    );
+    expect(runs.map(({ err, reports }) => [err, reports[0]])).toEqual([
+      ['', { whole: [1, 2, 2, 2], part: [2, 2], got: [2, 2] }],
+      ['', { whole: [0, 0, 0, 0], part: [2, 2], got: [3, 4] }],
+    ]);
+  });
+});
+
 describe('the choice', () => {
   const report = `report({ backend: group.backend, sum: await group.sum(rank + 1) });
     const inner = await dist.subgroup(group, [1, 0]);
