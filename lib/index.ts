@@ -106,6 +106,9 @@ export {
 
 // Whole runs, and the step that they repeat.
 export {
+  type Consolidated,
+  type ConsolidateOptions,
+  consolidate,
   type FinetuneOptions,
   finetune,
   type GeneratedText,

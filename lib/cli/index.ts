@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { Command } from 'commander';
 import { version } from '../train/versions.js';
 import { benchCommand } from './bench.js';
+import { consolidateCommand } from './consolidate.js';
 import { doctorCommand } from './doctor.js';
 import { EXIT, fail } from './exit.js';
 import { finetuneCommand } from './finetune.js';
@@ -28,6 +29,7 @@ export function program(): Command {
     finetuneCommand(),
     generateCommand(),
     mergeCommand(),
+    consolidateCommand(),
     planCommand(),
     launchCommand(),
     benchCommand(),

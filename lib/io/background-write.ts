@@ -51,7 +51,6 @@ export function writePartInBackground(
     execArgv: [],
     env: {},
   });
-  worker.unref();
   const written = new Promise<WrittenFile>((resolve, reject) => {
     worker.once('message', (message: FromWriteThread) => {
       if ('sha256' in message) resolve(message);

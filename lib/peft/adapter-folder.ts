@@ -13,7 +13,7 @@ import {
   type Tensor,
 } from '../core/index.js';
 import { exists, requireFolderName, writeFileAtomic } from '../io/atomic.js';
-import { readSafetensors, type SafetensorsFile, writeSafetensors } from '../io/safetensors.js';
+import { readSafetensors, type SafetensorsFile, type Writable, writeSafetensors } from '../io/safetensors.js';
 import type { Module } from '../nn/index.js';
 import { type AdapterConfig, readAdapterConfig, writeAdapterConfig } from './adapter-config.js';
 import { LoraLinear, type LoraSettings, loraLayers, loraSettings, refuseSecond, rememberSettings } from './lora.js';
@@ -55,8 +55,28 @@ export async function saveAdapter(model: Module, dir: string, options: SaveAdapt
       tensors.set(PREFIX + key, t);
     }
   }
-  await writeSafetensors(join(dir, 'adapter_model.safetensors'), tensors, { format: 'pt' });
+  await writeAdapterFile(dir, tensors);
   await describeAdapter(model, dir, options);
+}
+
+const writeAdapterFile = (dir: string, tensors: ReadonlyMap<string, Writable>) =>
+  writeSafetensors(join(dir, 'adapter_model.safetensors'), tensors, { format: 'pt' });
+
+/**
+ * Writes adapter_model.safetensors alone, from whole tensors by the model's names. Throws BAD_ARGUMENT for tensors that
+ * belong to no adapter, are empty, or lack their partner.
+ */
+export async function writeAdapterTensors(dir: string, tensors: ReadonlyMap<string, Writable>): Promise<void> {
+  const twin = (name: string) =>
+    name.replace(/lora_[AB]\.weight$/, (end) => (end[5] === 'A' ? 'lora_B' : 'lora_A') + end.slice(6));
+  for (const [name, { numel }] of tensors) {
+    if (numel > 0 && KEY.test(PREFIX + name) && tensors.has(twin(name))) continue;
+    throw new ShardloopError(
+      'BAD_ARGUMENT',
+      `writeAdapterTensors: ${name}: expected pairs of lora_A.weight and lora_B.weight that are not empty`,
+    );
+  }
+  await writeAdapterFile(dir, new Map([...tensors].map(([name, t]) => [PREFIX + name, t])));
 }
 
 /** Writes what belongs to the model's adapter but for its tensors: adapter_config.json. Throws BAD_ARGUMENT without an adapter. */

@@ -6,6 +6,7 @@ export {
   loadAdapter,
   type SaveAdapterOptions,
   saveAdapter,
+  writeAdapterTensors,
 } from './adapter-folder.js';
 export { addLora, LoraLinear, type LoraOptions, type LoraSettings, loraLayers, loraSettings } from './lora.js';
 export { mergeLora, removeLora, unmergeLora } from './merge.js';

@@ -1,5 +1,6 @@
 // The names of lib/train.
 export { type FinetuneConfig, finetuneSchema, type PretrainConfig, pretrainSchema } from './config.js';
+export { type Consolidated, type ConsolidateOptions, consolidate } from './consolidate.js';
 export { type FinetuneOptions, finetune } from './finetune.js';
 export { type GeneratedText, type GenerateTextOptions, generateText } from './generate-text.js';
 export { type MergeOptions, mergeAdapter } from './merge-adapter.js';
