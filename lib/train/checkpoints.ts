@@ -21,7 +21,7 @@ import {
   writePart,
   writePartInBackground,
 } from '../io/index.js';
-import type { OptimizerState, Schedule } from '../optim/index.js';
+import type { LossScaler, OptimizerState, Schedule } from '../optim/index.js';
 import { contentOf, joinValues, loadParameters, optimizerState, type Subject } from './checkpoint-content.js';
 import { findCheckpoint, launchId, pointTo } from './checkpoint-folder.js';
 import { compareOrigins, type Origin, originOf } from './origin.js';
@@ -31,6 +31,7 @@ import { type Run, tell } from './run.js';
 interface Captured extends Subject {
   readonly schedule: Schedule;
   readonly batches: BatchSource;
+  readonly scaler: LossScaler | null;
   /** Writes what the run's result consists of, but for the weights, into a folder. */
   describe(folder: string): Promise<void>;
 }
@@ -62,6 +63,8 @@ interface State extends Partial<Progress> {
   readonly schedule: { step: number };
   readonly optimizer: OptimizerState['values'];
   readonly best?: Best;
+  /** Of a float16 run. */
+  readonly lossScale?: ReturnType<LossScaler['stateDict']>;
   /** The launch that wrote it, over all its restarts. */
   readonly launch?: string;
 }
@@ -123,7 +126,7 @@ export class Checkpoints {
   async #begin(step: number, progress: Progress, best?: Best): Promise<void> {
     const { config, group, leads } = this.#run;
     const { seconds, tokens, firstLoss, evalLossBefore } = progress;
-    const { schedule, batches, strategy } = this.#subject;
+    const { schedule, batches, strategy, scaler } = this.#subject;
     let folder: PendingFolder | null = null;
     const begun = leads
       ? await beginCheckpoint(config.out, step).then(
@@ -139,7 +142,7 @@ export class Checkpoints {
     const state = {
       ...{ step, seconds, tokens, firstLoss, evalLossBefore, origin: this.#origin ?? undefined, best },
       ...{ globalBatch: batches.globalBatch, position: batches.position() },
-      ...{ schedule: schedule.stateDict(), launch: launchId() },
+      ...{ schedule: schedule.stateDict(), launch: launchId(), lossScale: scaler?.stateDict() },
     };
     const { part, background } = strategy.writesParts
       ? await this.#write(join(config.out, answer.name))
@@ -232,6 +235,7 @@ export class Checkpoints {
       this.#loadOptimizer(path, optimizerState(this.#subject, checkpoint, state.optimizer));
       this.#subject.strategy.updated();
       this.#subject.schedule.loadStateDict(state.schedule);
+      if (state.lossScale) this.#subject.scaler?.loadStateDict(state.lossScale);
       this.#subject.batches.seek(state.position);
       this.newest = path;
       const { step, seconds = 0, tokens = 0, firstLoss, evalLossBefore, best = null } = state;

@@ -40,9 +40,17 @@ const training = {
   epsilon: positive().default(1e-8).describe('added to the denominator (adamw)'),
   clip: z.number().min(0).default(1).describe('largest global gradient norm; 0 does not clip'),
   precision: z
-    .enum(['fp32', 'bf16', 'bf16-autocast'])
+    .enum(['fp32', 'bf16', 'fp16', 'bf16-autocast'])
     .default('fp32')
-    .describe('fp32; bf16: bf16 weights, fp32 master of what trains; bf16-autocast: fp32 weights, bf16 products'),
+    .describe('bf16, fp16: such weights, with fp32 masters of what trains; bf16-autocast: fp32 weights, bf16 products'),
+  lossScale: z
+    .union([z.literal('dynamic'), positive()])
+    .default('dynamic')
+    .describe('factor on the loss of fp16: dynamic, or a fixed number'),
+  lossScaleInitial: positive().default(65536).describe('where a dynamic loss scale begins'),
+  lossScaleWindow: whole(1).default(1000).describe('steps without overflow before a dynamic loss scale doubles'),
+  lossScaleHysteresis: whole(1).default(2).describe('the dynamic loss scale falls from this overflow of a window on'),
+  minLossScale: positive().default(1).describe('the least dynamic loss scale; an overflow at it ends the run'),
   deepspeed: z
     .string()
     .min(1)
@@ -165,7 +173,7 @@ export const planSchema = z.strictObject({
   method: z.enum(['lora', 'full']).default('full').describe('train a LoRA adapter, or all weights'),
   loraRank: finetuneSchema.shape.loraRank,
   targetModules: finetuneSchema.shape.targetModules,
-  precision: z.enum(['fp32', 'bf16']).default('fp32').describe('of the weights; bf16 ones have an fp32 master'),
+  precision: z.enum(['fp32', 'bf16', 'fp16']).default('fp32').describe('of the weights; half ones have an fp32 master'),
   ...pick('microBatch', 'gradAccum', 'optimizer', 'beta1'),
   ...pick('zero', 'shardRanks', 'reduceDtype', 'compress', 'compressRatio', 'bucketMb', 'checkpointing'),
 });

@@ -5,7 +5,7 @@ import type { MetricsSink, StepMetrics } from './metrics.js';
 
 const COLUMNS = [
   ...(['step', 'epoch', 'loss', 'lr', 'tokens', 'time', 'gradNorm', 'tokensPerSecond'] as const),
-  ...(['utilization', 'memoryPeak', 'evalLoss', 'evalPerplexity'] as const),
+  ...(['utilization', 'memoryPeak', 'evalLoss', 'evalPerplexity', 'lossScale', 'skippedSteps'] as const),
 ] satisfies readonly (keyof StepMetrics)[];
 const HEADER = `${COLUMNS.join(',')}\n`;
 

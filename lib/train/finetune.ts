@@ -10,6 +10,7 @@ import { resolveConfig } from './config-sources.js';
 import { readExamples, requireFolder } from './examples.js';
 import { trainLoop } from './loop.js';
 import { refuseOverwriting } from './out-folder.js';
+import { weightDtype } from './precision.js';
 import { closeRun, describeRun, openRun, type RunOptions, type RunResult, stopIfAsked, tell } from './run.js';
 import { fillsShards } from './spread.js';
 
@@ -29,7 +30,7 @@ export async function finetune(config: FinetuneOptions, options: RunOptions = {}
     await stopIfAsked(run);
     const sharded = fillsShards(run.config, run.group);
     const device = sharded ? 'meta' : run.device;
-    const { model, tokenizer } = await loadModel(dir, { dtype: dtypeOf(run.config), device });
+    const { model, tokenizer } = await loadModel(dir, { dtype: weightDtype(run.config.precision), device });
     if (run.config.method === 'lora') addLora(model, { ...adapterOptions(run.config), device: run.device });
     else model.requiresGrad(true);
     const examples = await readExamples(run.config, tokenizer, model.config.n_positions);
@@ -65,8 +66,6 @@ export async function finetune(config: FinetuneOptions, options: RunOptions = {}
 }
 
 const resultOf = ({ out, method }: FinetuneConfig) => join(out, method === 'lora' ? 'adapter' : 'model');
-
-const dtypeOf = ({ precision }: FinetuneConfig) => (precision === 'bf16' ? 'bfloat16' : 'float32');
 
 const adapterOptions = ({ loraRank, loraAlpha, loraDropout, targetModules }: FinetuneConfig) => ({
   rank: loraRank,

@@ -11,6 +11,7 @@ import { type PlanConfig, planSchema } from './config.js';
 import { resolveConfig } from './config-sources.js';
 import { MemoryLedger, type MemoryUse } from './memory-ledger.js';
 import { makeOptimizer } from './optimizer.js';
+import { weightDtype } from './precision.js';
 import { spread } from './spread.js';
 
 /** What one rank does and holds in one step. */
@@ -80,7 +81,7 @@ export async function forecast(options: Partial<PlanConfig>): Promise<Forecast> 
 }
 
 async function shapeOf({ model: dir, ...config }: PlanConfig): Promise<GPT2LMHeadModel> {
-  const dtype = config.precision === 'bf16' ? 'bfloat16' : 'float32';
+  const dtype = weightDtype(config.precision);
   const model = dir === undefined ? newShape(config, dtype) : await loadShape(dir, { dtype });
   const { n_positions } = model.config;
   if (config.seqLen !== undefined && config.seqLen > n_positions) {

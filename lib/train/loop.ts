@@ -1,7 +1,7 @@
 // The loop over steps, the same for `pretrain` and `finetune`: step, metrics, evaluation, checkpoint, stop. One step is
 // step.ts; what surrounds the run is run.ts.
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { autocast, ShardloopError, type Tensor } from '../core/index.js';
+import { ShardloopError, type Tensor } from '../core/index.js';
 import { BatchSource, type SequenceSet } from '../data/index.js';
 import type { GPT2LMHeadModel } from '../models/index.js';
 import { segmentsOf } from '../nn/index.js';
@@ -13,6 +13,7 @@ import type { StepMetrics } from './metrics.js';
 import { microBatches } from './micro-batch.js';
 import { makeOptimizer, makeSchedule } from './optimizer.js';
 import { planRun } from './plan.js';
+import { makeScaler, precisionScope, productDtype } from './precision.js';
 import { openSinks, type Run, seedStep, stopIfAsked, sumOverRanks, tell } from './run.js';
 import { spread } from './spread.js';
 import { type StepContext, trainStep } from './step.js';
@@ -79,11 +80,15 @@ export async function trainLoop(
   optimizer.prepare();
   ledger.book('optimizer');
   const schedule = new Schedule(optimizer, makeSchedule(config, total));
+  const scaler = makeScaler(config);
+  const parts = partsOf(strategy, trainable);
+  const partNames = new Map(parts.map(([name, part]) => [part, name]));
   const context: StepContext = {
     ...{ segments, group, optimizer, clip: config.clip, checkpointing: config.checkpointing },
     strategy: { ...strategy, finish: () => strategy.finish().then(() => ledger.book('gradients')) },
-    parts: partsOf(strategy, trainable).map(([, part]) => part),
-    precision: precisionOf(config.precision, device),
+    parts: parts.map(([, part]) => part),
+    ...{ scaler, nameOf: (part: Tensor) => partNames.get(part) },
+    precision: precisionScope(config.precision, device),
   };
   if (config.deepspeed !== undefined) {
     tell(
@@ -92,7 +97,7 @@ export async function trainLoop(
     );
   }
   const checkpoints = new Checkpoints(run, {
-    ...{ trainable, optimizer, strategy, schedule, batches },
+    ...{ trainable, optimizer, strategy, schedule, batches, scaler },
     describe: result.describe,
   });
   const before = await checkpoints.resume();
@@ -102,7 +107,7 @@ export async function trainLoop(
     stopIfAsked(run, before.step > 0 ? interrupted(before.step, total, checkpoints.newest) : null);
   await stopEarly();
 
-  const peak = measurePeak(config.precision === 'fp32' ? 'float32' : 'bfloat16', device);
+  const peak = measurePeak(productDtype(config.precision), device);
   const clock = startClock(before.seconds);
   const summary: RunSummary = {
     ...{ command: run.command, steps: before.step, tokens: before.tokens, seconds: 0, loss: Number.NaN },
@@ -127,7 +132,8 @@ export async function trainLoop(
       const lr = schedule.lr;
       const last = isLast(step);
       trace.before(step);
-      const { loss, gradNorm } = await trainStep(context, microBatches(model, batch, device));
+      const lossScale = scaler?.scale;
+      const { loss, gradNorm, overflowed } = await trainStep(context, microBatches(model, batch, device));
       schedule.advance();
       await trace.after(step);
 
@@ -142,10 +148,11 @@ export async function trainLoop(
       if (writers === worldSize) await checkpoints.settle(); // a save in the background that all have written
       const metrics: StepMetrics = {
         ...{ step, epoch: epochAt(step, batches), loss, lr, tokens: batch.labelledTokens, time, gradNorm },
+        ...(scaler && { lossScale, skippedSteps: scaler.skipped }),
         tokensPerSecond: tokensFed! / (time - began),
         ...{ utilization: used! / worldSize, memoryPeak: ledger.use().peak },
       };
-      const finite = Number.isFinite(loss) && Number.isFinite(gradNorm);
+      const finite = Number.isFinite(loss) && (Number.isFinite(gradNorm) || overflowed);
       const stopped = stops! > 0 && !last;
       const due = config.evalSteps > 0 && step % config.evalSteps === 0;
       note(summary, metrics, time, before.step + 1);
@@ -183,11 +190,6 @@ export async function trainLoop(
 function startClock(before: number): () => number {
   const start = performance.now();
   return () => before + (performance.now() - start) / 1000;
-}
-
-function precisionOf(precision: Run['config']['precision'], device: string): <T>(fn: () => T) => T {
-  if (precision !== 'bf16-autocast') return (fn) => fn();
-  return (fn) => autocast({ dtype: 'bfloat16', device: device === 'cpu' ? 'cpu' : 'cuda' }, fn);
 }
 
 function epochAt(step: number, { stepsPerEpoch }: BatchSource): number {

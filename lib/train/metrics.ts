@@ -18,6 +18,10 @@ export interface StepMetrics {
   time: number;
   /** Global norm of the gradient before clipping. */
   gradNorm: number;
+  /** The factor on the loss in this step, with precision fp16. */
+  lossScale?: number;
+  /** Steps so far that were not applied because gradients overflowed, with precision fp16. */
+  skippedSteps?: number;
   /** Tokens fed per second in this step, over all ranks, padding not counted. */
   tokensPerSecond: number;
   /** The share of the device's measured peak that the model's products took in this step (MFU), averaged over ranks. */

@@ -18,6 +18,7 @@ import {
 } from '../optim/index.js';
 import { partsOf, type Strategy } from '../parallel/index.js';
 import type { TrainingConfig } from './config.js';
+import { hasMasters } from './precision.js';
 
 type Groups = { params: [string, Tensor][]; weightDecay: number }[];
 
@@ -39,7 +40,7 @@ export function makeOptimizer(named: [string, Tensor][], config: OptimizerConfig
 }
 
 function withMasters(config: OptimizerConfig, groups: Groups, make: (groups: Groups) => Optimizer): Optimizer {
-  if (config.precision !== 'bf16') return make(groups);
+  if (!hasMasters(config.precision)) return make(groups);
   return new MasterWeights({ groups, optimizer: (masters) => make(masters as Groups) });
 }
 

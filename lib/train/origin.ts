@@ -19,7 +19,9 @@ export interface Origin {
 const FIXED =
   'method precision optimizer loraRank loraAlpha loraDropout targetModules layers heads width dropout seqLen';
 /** Options that may change, and are said when they do. */
-const FREE = 'lr schedule epochs maxSteps warmupSteps minLrRatio decayRatio weightDecay beta1 beta2 epsilon clip';
+const FREE =
+  'lr schedule epochs maxSteps warmupSteps minLrRatio decayRatio weightDecay beta1 beta2 epsilon clip ' +
+  'lossScale lossScaleWindow lossScaleHysteresis minLossScale';
 const OF_LORA = /^(lora|target)/;
 
 /** The origin of a checkpoint that this run would write. Reads the weights of the base model, or parts of large ones. */

@@ -10,6 +10,7 @@ import { type PretrainConfig, pretrainSchema } from './config.js';
 import { resolveConfig } from './config-sources.js';
 import { requireFolder } from './examples.js';
 import { type TrainingModel, trainLoop } from './loop.js';
+import { weightDtype } from './precision.js';
 import { closeRun, describeRun, openRun, type Run, type RunOptions, type RunResult, stopIfAsked } from './run.js';
 import { fillsShards } from './spread.js';
 import { readText } from './text.js';
@@ -54,14 +55,14 @@ async function chooseTokenizer(name: string): Promise<Tokenizer> {
 
 /** The same weights on every rank: the random state was seeded alike. Where they are sharded they are drawn later. */
 function makeModel({ config, device, group }: Run<PretrainConfig>, tokenizer: Tokenizer): TrainingModel {
-  const { layers, heads, width, dropout, seqLen, precision } = config;
+  const { layers, heads, width, dropout, seqLen } = config;
   if (width % heads !== 0) {
     throw new ShardloopError('BAD_CONFIG', `--heads: expected a divisor of --width ${width}, received ${heads}`);
   }
   const shape = { n_layer: layers, n_head: heads, n_embd: width, n_positions: seqLen, vocab_size: tokenizer.vocabSize };
   const dropouts = { resid_pdrop: dropout, embd_pdrop: dropout, attn_pdrop: dropout };
   const tokens = { bos_token_id: tokenizer.bosId, eos_token_id: tokenizer.eosId, pad_token_id: tokenizer.padId };
-  const dtype = precision === 'bf16' ? 'bfloat16' : 'float32';
+  const dtype = weightDtype(config.precision);
   const sharded = fillsShards(config, group);
   const model = new GPT2LMHeadModel({ ...shape, ...dropouts, ...tokens }, { dtype, device: sharded ? 'meta' : device });
   if (!sharded) return { model };

@@ -60,6 +60,7 @@ function describeStep(metrics: StepMetrics): string {
     `lr ${metrics.lr.toExponential(2)}`,
     `${Math.round(metrics.tokensPerSecond).toLocaleString('en-US')} tokens/s`,
   ];
+  if (metrics.lossScale !== undefined) parts.push(`scale ${metrics.lossScale}, ${metrics.skippedSteps} skipped`);
   if (metrics.evalLoss !== undefined) parts.push(`eval loss ${metrics.evalLoss.toFixed(4)}`);
   return parts.join(' | ');
 }

@@ -3,7 +3,7 @@
 import { span, type Tensor } from '../core/index.js';
 import type { Group } from '../dist/index.js';
 import type { Carry, Segment } from '../nn/index.js';
-import { clipCoefficient, gradSquares, type Optimizer } from '../optim/index.js';
+import { clipCoefficient, gradSquares, type LossScaler, type Optimizer } from '../optim/index.js';
 import { type Checkpointing, runSegments, type Strategy, skipSegments } from '../parallel/index.js';
 
 /** One micro-batch, ready for the segments. Its tensors are freed by the step. */
@@ -25,6 +25,10 @@ export interface StepContext {
   /** Greatest norm of all gradients together; 0 does not clip. */
   readonly clip: number;
   readonly checkpointing: Checkpointing;
+  /** The loss scale of a float16 run; none otherwise. */
+  readonly scaler?: LossScaler | null;
+  /** The name of a part, for the error when its gradient overflows for good. */
+  readonly nameOf?: (part: Tensor) => string | undefined;
   /** Runs around each micro-batch's forward and backward: autocast, or nothing. */
   readonly precision: <T>(fn: () => T) => T;
 }
@@ -35,35 +39,45 @@ export interface StepResult {
   readonly loss: number;
   /** Of all gradients of the global batch together, before clipping. */
   readonly gradNorm: number;
+  /** Whether the update was left out because gradients overflowed under a dynamic loss scale; others may follow. */
+  readonly overflowed: boolean;
 }
 
 /**
  * One optimizer step over this rank's micro-batches (none is allowed: the rank then only takes part in the reductions).
  * Each `lossOf` divides by the labelled tokens of the *global* batch, so the shares of all micro-batches and ranks add up
  * to the mean over labelled tokens, and any split of the same batch gives the same gradient. A step whose loss or
- * gradient is not finite is not applied; the caller sees it in the result.
+ * gradient is not finite is not applied; the caller sees it in the result. Throws NON_FINITE when the gradients of a
+ * float16 run overflow at the least loss scale.
  */
 export async function trainStep(context: StepContext, batches: readonly (() => MicroBatch)[]): Promise<StepResult> {
   const { segments, strategy, group, optimizer, parts, clip, checkpointing, precision } = context;
+  const scaler = context.scaler ?? null;
+  const scale = scaler?.scale ?? 1;
   let loss = 0;
   for (const [i, make] of batches.entries()) {
     const batch = make();
     const last = i === batches.length - 1;
-    const share = precision(() => runSegments(segments, batch.input, batch.lossOf, { strategy, checkpointing, last }));
-    loss += Number(share.itemSync());
+    const lossOf = scaler === null ? batch.lossOf : (output: Carry) => scaler.scaleLoss(batch.lossOf(output));
+    const share = precision(() => runSegments(segments, batch.input, lossOf, { strategy, checkpointing, last }));
+    loss += Number(share.itemSync()) / scale;
     for (const t of [share, ...batch.input]) t[Symbol.dispose]();
   }
   if (batches.length === 0) skipSegments(segments, strategy);
   await strategy.finish();
 
-  const norm = Math.sqrt(await strategy.sumOverParts(gradSquares(parts).sum));
+  const { sum, nonFinite } = gradSquares(parts);
+  const norm = Math.sqrt(await strategy.sumOverParts(sum)) / scale;
   const globalLoss = await group.sum(loss);
   // Both numbers are the same on every rank, so all ranks skip together an update that would spread NaN.
-  if (Number.isFinite(globalLoss) && Number.isFinite(norm)) {
-    const gradScale = clip > 0 ? clipCoefficient(norm, clip) : 1;
+  const finite = Number.isFinite(norm);
+  const applies =
+    Number.isFinite(globalLoss) && (scaler?.update(finite, nonFinite && context.nameOf?.(nonFinite)) ?? finite);
+  if (applies) {
+    const gradScale = (clip > 0 ? clipCoefficient(norm, clip) : 1) / scale;
     span('compute', 'optimizer', undefined, () => optimizer.step({ gradScale }));
     strategy.updated();
   }
   optimizer.zeroGrad();
-  return { loss: globalLoss, gradNorm: norm };
+  return { loss: globalLoss, gradNorm: norm, overflowed: scaler !== null && Number.isFinite(globalLoss) && !finite };
 }

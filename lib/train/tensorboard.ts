@@ -12,6 +12,8 @@ const TAGS: [string, (metrics: StepMetrics) => number | undefined][] = [
   ['train/loss', (m) => m.loss],
   ['train/lr', (m) => m.lr],
   ['train/grad_norm', (m) => m.gradNorm],
+  ['train/loss_scale', (m) => m.lossScale],
+  ['train/skipped_steps', (m) => m.skippedSteps],
   ['train/epoch', (m) => m.epoch],
   ['speed/tokens_per_second', (m) => m.tokensPerSecond],
   ['speed/utilization', (m) => m.utilization],

@@ -49,7 +49,8 @@ it('reads what the sink writes', async () => {
 
 it('forgets the later steps of the run before it, and keeps values that JSON and float32 lack', async () => {
   const resumed = tensorBoardSink(folder, { resumedStep: 150 });
-  for (let step = 151; step <= 160; step++) resumed.write(metrics(step, { loss: 7, gradNorm: 1e300 }));
+  for (let step = 151; step <= 160; step++)
+    resumed.write(metrics(step, { loss: 7, gradNorm: 1e300, lossScale: step, skippedSteps: 3 }));
   resumed.write(metrics(161, { loss: Number.NaN, gradNorm: Number.POSITIVE_INFINITY }));
   resumed.close();
   const { value } = await python<{ scalars: Scalars }>('tensorboard_events', { dir: folder });
@@ -58,4 +59,6 @@ it('forgets the later steps of the run before it, and keeps values that JSON and
   expect(loss[150]![1]).toBe(7);
   expect(loss[160]![1]).toBe('nan');
   expect(value.scalars['train/grad_norm']![155]![1]).toBeGreaterThan(3e38);
+  expect(value.scalars['train/loss_scale']![0]!.slice(0, 2)).toEqual([151, 151]);
+  expect(value.scalars['train/skipped_steps']![0]!.slice(0, 2)).toEqual([151, 3]);
 });

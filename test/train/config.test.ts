@@ -87,7 +87,7 @@ describe('refusals', () => {
     expect(refusal({ flags: { loraRank: 'many' } })).toMatch(/--lora-rank: expected a number, received "many"/);
     expect(refusal({ flags: { loraRank: '0' } })).toMatch(/--lora-rank: .*of at least 1, received 0/);
     expect(refusal({ env: { SHARDLOOP_PRECISION: 'fp8' } })).toBe(
-      'SHARDLOOP_PRECISION: expected one of fp32, bf16, bf16-autocast, received "fp8"',
+      'SHARDLOOP_PRECISION: expected one of fp32, bf16, fp16, bf16-autocast, received "fp8"',
     );
     expect(refusal({ file: file('checkpointing: some') })).toMatch(
       /checkpointing in .*: expected none, full or a number/,

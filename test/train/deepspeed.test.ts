@@ -75,6 +75,16 @@ describe('--deepspeed', () => {
     expect(resolve({ scheduler: { type: 'WarmupDecayLR', params: {} } }).config.schedule).toBe('linear');
   });
 
+  it('takes over fp16 and its loss scale', () => {
+    const fp16 = { enabled: true, loss_scale: 0, initial_scale_power: 10, loss_scale_window: 50, hysteresis: 3 };
+    expect(resolve({ fp16: { ...fp16, min_loss_scale: 4 } }).config).toMatchObject({
+      ...{ precision: 'fp16', lossScale: 'dynamic', lossScaleInitial: 1024, lossScaleWindow: 50 },
+      ...{ lossScaleHysteresis: 3, minLossScale: 4 },
+    });
+    expect(resolve({ fp16: { enabled: true, loss_scale: 128 } }).config.lossScale).toBe(128);
+    expect(refusal({ fp16: { consecutive_hysteresis: true } })).toContain('expected false');
+  });
+
   it('names every key that is not supported, and every value that is not', () => {
     const text = refusal({
       zero_optimization: { stage: 3, offload_param: { device: 'nvme' }, sub_group_size: 1e9, overlap_comm: false },

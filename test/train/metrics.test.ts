@@ -58,13 +58,13 @@ describe('metrics.csv', () => {
     const first = csvSink(path);
     for (const step of [1, 2, 3]) first.write(metrics(step));
     const resumed = csvSink(path, 2);
-    resumed.write(metrics(3, { loss: Number.NaN, evalLoss: 2.5 }));
+    resumed.write(metrics(3, { loss: Number.NaN, evalLoss: 2.5, lossScale: 512, skippedSteps: 4 }));
     resumed.close();
     expect(readFileSync(path, 'utf8').split('\n')).toEqual([
-      'step,epoch,loss,lr,tokens,time,gradNorm,tokensPerSecond,utilization,memoryPeak,evalLoss,evalPerplexity',
-      '1,0.1,3,0.001,100,1,1,1234,0.5,1000000,,',
-      '2,0.2,1.5,0.001,100,2,1,1234,0.5,1000000,,',
-      '3,0.3,NaN,0.001,100,3,1,1234,0.5,1000000,2.5,',
+      'step,epoch,loss,lr,tokens,time,gradNorm,tokensPerSecond,utilization,memoryPeak,evalLoss,evalPerplexity,lossScale,skippedSteps',
+      '1,0.1,3,0.001,100,1,1,1234,0.5,1000000,,,,',
+      '2,0.2,1.5,0.001,100,2,1,1234,0.5,1000000,,,,',
+      '3,0.3,NaN,0.001,100,3,1,1234,0.5,1000000,2.5,,512,4',
       '',
     ]);
     csvSink(path).close();
@@ -163,6 +163,13 @@ describe('progress', () => {
     expect(lines.map((line) => Number(/step (\d+)/.exec(line)![1]))).toEqual([1, 5, 7, 10, 12]);
     expect(lines[1]).toBe('finetune step 5/12 | loss 0.6000 | lr 1.00e-3 | 1,234 tokens/s | 7s left');
     expect(lines[2]).toContain('eval loss 1.5000');
+  });
+
+  it('tells the loss scale of fp16', () => {
+    const { stream, text } = recorder(false);
+    const sink = progressSink({ label: 'pretrain', total: 2, every: 1, stream });
+    sink.write(metrics(1, { lossScale: 512, skippedSteps: 3 }));
+    expect(text()).toContain('| scale 512, 3 skipped |');
   });
 
   it('draws a bar on a terminal', () => {
