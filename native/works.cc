@@ -382,19 +382,6 @@ bool on_work_finished(int64_t id, std::function<void(const std::string& error)> 
   return true;
 }
 
-std::string exception_text(const std::exception_ptr& exception) {
-  std::string text = "unknown error";
-  try {
-    std::rethrow_exception(exception);
-  } catch (const c10::Error& error) {
-    text = error.what_without_backtrace();
-  } catch (const std::exception& error) {
-    text = error.what();
-  } catch (...) {
-  }
-  return text.empty() ? "unknown error" : text;
-}
-
 TORCH_LIBRARY_FRAGMENT(shardloop, m) {
   m.def("work_wait(int work) -> str", &work_wait);
   m.def("work_is_completed(int work) -> bool", &work_is_completed);
