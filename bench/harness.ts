@@ -2,6 +2,7 @@
 // machine disturbs all of them alike; medians and spread, a table, and JSON. What is measured stands in the other files.
 import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { availableParallelism, cpus, homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -45,11 +46,23 @@ export async function compare(
       if (round >= 0) times[i]!.push(time);
     }
   }
-  return contenders.map(({ name }, i) => {
-    const sorted = times[i]!.sort((a, b) => a - b);
-    const at = (part: number) => sorted[Math.round(part * (sorted.length - 1))]!;
-    return { name, median: at(0.5), low: at(0.25), high: at(0.75), rounds };
-  });
+  return contenders.map(({ name }, i) => summarize(name, times[i]!));
+}
+
+/** Median and quarter points of what the rounds took, in nanoseconds. */
+export function summarize(name: string, times: readonly number[]): Timing {
+  const sorted = times.toSorted((a, b) => a - b);
+  const at = (part: number) => sorted[Math.round(part * (sorted.length - 1))]!;
+  return { name, median: at(0.5), low: at(0.25), high: at(0.75), rounds: times.length };
+}
+
+/** A port that nobody listens on. */
+export async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as { port: number };
+  await new Promise((resolve) => server.close(resolve));
+  return port;
 }
 
 export function medianOf(timings: readonly Timing[], name: string): number {

@@ -1,10 +1,17 @@
 // `npm run bench [-- NAME...] [--json]`: runs the named benchmarks, or all. They measure the built package (dist).
+import { checkpoint } from './checkpoint.js';
 import { collectives } from './collectives.js';
 import { dispatch } from './dispatch.js';
 import { optimizer } from './optimizer.js';
 import { zero } from './zero.js';
 
-const BENCHMARKS: Record<string, (json: boolean) => Promise<unknown>> = { dispatch, collectives, optimizer, zero };
+const BENCHMARKS: Record<string, (json: boolean) => Promise<unknown>> = {
+  dispatch,
+  collectives,
+  optimizer,
+  zero,
+  checkpoint,
+};
 
 const args = process.argv.slice(2);
 const json = args.includes('--json');

@@ -4,12 +4,11 @@
 // SHARDLOOP_BENCH_ROUNDS sets how many rounds are taken (5), SHARDLOOP_BENCH_CASES which cases (default `10m-fp32,10m-bf16`).
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { data, GPT2LMHeadModel, manualSeed, saveModel } from 'shardloop';
-import { compare, medianOf, oraclePython, print, type Report, type Timing } from './harness.js';
+import { compare, freePort, medianOf, oraclePython, print, type Report, type Timing } from './harness.js';
 import { type Ranks, startRanks } from './rank-pair.js';
 
 const SIZE = 2;
@@ -105,12 +104,4 @@ let deepSpeed: boolean | undefined;
 function hasDeepSpeed(): boolean {
   deepSpeed ??= spawnSync(oraclePython(), ['-c', 'import deepspeed']).status === 0;
   return deepSpeed;
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as { port: number };
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }

@@ -1,10 +1,12 @@
 // `npm run soak`: the long forms of what the tests do shortly: 100,000 fuzzed calls of the bridge in child processes, ten
-// thousand training steps with flat memory, and every fault between ranks ten times. A death names its seed and its
-// call. Options: --calls N, --seed N, --steps N, --faults N, --only REGEX (of op names).
+// thousand training steps with flat memory, every fault between ranks ten times, and fifty kills in the middle of training
+// and saving. A death names its seed and its call. Options: --calls N, --seed N, --steps N, --faults N, --kills N, --only
+// REGEX (of op names).
 import { parseArgs } from 'node:util';
 import { FAULTS, faultsOf, runFault } from '../test/dist/faults.js';
 import { type Run, runChild, runTraining } from '../test/fuzz/runner.js';
 import { faultsOfOutcome, faultsOfTrace } from '../test/fuzz/verdict.js';
+import { killRuns } from '../test/train/kills.js';
 
 const { values } = parseArgs({
   options: {
@@ -12,6 +14,7 @@ const { values } = parseArgs({
     seed: { type: 'string', default: '1' },
     steps: { type: 'string', default: '10000' },
     faults: { type: 'string', default: '10' },
+    kills: { type: 'string', default: '50' },
     only: { type: 'string', default: '' },
   },
 });
@@ -56,5 +59,13 @@ for (let i = 0; i < Number(values.faults); i++) {
     }
   }
   console.log(`faults between ranks, round ${i + 1} of ${values.faults}`);
+}
+if (Number(values.kills) > 0) {
+  const killed = await killRuns(Number(values.kills), Number(values.seed), console.log);
+  faults.push(...killed.faults);
+  for (const fault of killed.faults) console.log(`  ${fault}`);
+  console.log(
+    `${values.kills} kills, ${killed.midSave} of them in the middle of a save, ${killed.faults.length} faults`,
+  );
 }
 if (faults.length > 0) process.exitCode = 1;

@@ -46,6 +46,13 @@ export async function writeFileAtomic(
   }
 }
 
+/** Writes all of `bytes` at the end of what was written so far. (appendFile() would do it in pieces of 512 KiB.) */
+export async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {
+  for (let at = 0; at < bytes.byteLength; ) {
+    at += (await file.write(bytes, at, bytes.byteLength - at)).bytesWritten;
+  }
+}
+
 /**
  * A folder that is filled under a temporary name, `path`, possibly by several processes, until one of them commits it.
  * States: open -> committed (it stands under its name) or aborted (nothing is left of it).

@@ -13,10 +13,10 @@
 // somebody copied half of one. One process begins the folder, every writer adds its part, one process commits. (Format 1,
 // of older versions, has a file for each group instead of parts and an index.)
 import { createHash } from 'node:crypto';
-import { readdir, readFile, stat } from 'node:fs/promises';
+import { readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { describe, ShardloopError, type Tensor } from '../core/index.js';
-import { cleanLeftovers, exists, PendingFolder, removeFolderAtomic, writeFileAtomic } from './atomic.js';
+import { cleanLeftovers, exists, PendingFolder, removeFolderAtomic } from './atomic.js';
 import { encodeIndex, joinRanges, type WrittenRange } from './checkpoint-index.js';
 import { type WrittenFile, writeSafetensors } from './safetensors.js';
 
@@ -197,7 +197,7 @@ export async function saveCheckpoint(
 }
 
 async function writeText(path: string, text: string): Promise<WrittenFile> {
-  await writeFileAtomic(path, text);
+  await writeFile(path, text); // synced with the folder, before it gets its name
   return sumOf(Buffer.from(text));
 }
 

@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto';
 import { type FileHandle, open } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { describe, dtypeBytes, empty, keep, noGrad, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
-import { writeFileAtomic } from './atomic.js';
+import { writeAll, writeFileAtomic } from './atomic.js';
 import {
   encodeHeader,
   headerLength,
@@ -15,6 +15,8 @@ import {
 } from './safetensors-header.js';
 
 const CHUNK_BYTES = 16 << 20;
+/** Smaller pieces are joined before they are written. */
+const SMALL_BYTES = 1 << 20;
 
 /** Named tensors that can be read one by one: one safetensors file, or several with an index. */
 export interface TensorSource {
@@ -145,13 +147,27 @@ export async function writeSafetensors(
   const header = encodeHeader(tensors, metadata);
   const hash = createHash('sha256');
   await writeFileAtomic(path, async (file) => {
-    const write = async (bytes: Uint8Array) => {
-      const written = file.appendFile(bytes); // on another thread, while this one computes the sum
+    // One write is on its way, on another thread, while this one computes the sum and reads what comes next.
+    let onItsWay: Promise<void> = Promise.resolve();
+    let small: Uint8Array[] = [];
+    let size = 0;
+    const flush = async () => {
+      const bytes = small.length === 1 ? small[0]! : Buffer.concat(small);
+      [small, size] = [[], 0];
+      await onItsWay;
+      onItsWay = writeAll(file, bytes);
+      onItsWay.catch(() => {}); // the next flush throws it
       hash.update(bytes);
-      await written;
+    };
+    const write = async (bytes: Uint8Array) => {
+      small.push(bytes);
+      size += bytes.byteLength;
+      if (size >= SMALL_BYTES) await flush();
     };
     await write(header.bytes);
     for (const name of header.names) await writeBytes(tensors.get(name)!, write);
+    await flush();
+    await onItsWay;
   });
   return { bytes: header.bytes.byteLength + header.dataBytes, sha256: hash.digest('hex') };
 }
@@ -161,7 +177,7 @@ export function refuseReleased(name: string, t: Writable): void {
   if (t.numel === 0 || 'read' in t || t.isDisposed || t.storageBytes > 0) return;
   throw new ShardloopError(
     'BAD_ARGUMENT',
-    `tensor ${describe(name)}: expected [${t.shape.join(', ')}] in memory, received one that was released; save sharded parameters inside strategy.whole()`,
+    `tensor ${JSON.stringify(name)}: expected [${t.shape.join(', ')}] in memory, received one that was released; save sharded parameters inside strategy.whole()`,
   );
 }
 
@@ -189,7 +205,9 @@ async function writeBytes(tensor: Writable, write: (bytes: Uint8Array) => Promis
         ),
       );
       try {
-        await write((await piece.data()) as Uint8Array);
+        // A small piece is not worth a thread.
+        const bytes = piece.numel < SMALL_BYTES ? piece.dataSync() : await piece.data();
+        await write(bytes as Uint8Array);
       } finally {
         piece.dispose();
       }

@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { parentPort, workerData } from 'node:worker_threads';
-import { writeFileAtomic } from './atomic.js';
+import { writeAll, writeFileAtomic } from './atomic.js';
 import type { WrittenFile } from './safetensors.js';
 
 /** What it is to write: `chunks` one after the other. */
@@ -34,7 +34,7 @@ async function write({ folder, file, chunks, bytesPerSecond }: WriteTask): Promi
       for (let at = 0; at < chunk.byteLength; at += step) {
         const piece = chunk.subarray(at, at + step);
         hash.update(piece);
-        await handle.appendFile(piece);
+        await writeAll(handle, piece);
         bytes += piece.byteLength;
         if (bytesPerSecond === undefined) continue;
         // Synced as it goes: otherwise the disk would get everything at once at the end.

@@ -32,6 +32,8 @@ interface Captured extends Subject {
   readonly schedule: Schedule;
   readonly batches: BatchSource;
   readonly scaler: LossScaler | null;
+  /** Whether the run scores held-out records between its steps. */
+  readonly evaluates: boolean;
   /** Writes what the run's result consists of, but for the weights, into a folder. */
   describe(folder: string): Promise<void>;
 }
@@ -97,7 +99,18 @@ export class Checkpoints {
   #best: Best | null = null;
   #save: Save | null = null;
 
+  /** Throws BAD_CONFIG for options that ask for nothing. */
   constructor(run: Run, subject: Captured) {
+    const { saveBackground, saveThrottleMb, saveBest } = run.config;
+    if (saveThrottleMb !== undefined && !saveBackground) {
+      throw new ShardloopError('BAD_CONFIG', '--save-throttle-mb is for --save-background, which is not set; set both');
+    }
+    if (saveBest && !subject.evaluates) {
+      throw new ShardloopError(
+        'BAD_CONFIG',
+        '--save-best needs held-out records that are scored between steps: expected --eval-steps, and --eval-split or --eval-data',
+      );
+    }
     this.#run = run;
     this.#subject = subject;
   }

@@ -98,6 +98,7 @@ export async function trainLoop(
   }
   const checkpoints = new Checkpoints(run, {
     ...{ trainable, optimizer, strategy, schedule, batches, scaler },
+    evaluates: data.heldOut !== null && config.evalSteps > 0,
     describe: result.describe,
   });
   const before = await checkpoints.resume();

@@ -3,6 +3,8 @@
 import { readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { ops } from '../../lib/core/index.js';
+import { readSafetensors } from '../../lib/io/index.js';
 import { makeTiny, metricsOf, type Tiny } from '../train/tiny.js';
 import { shardloop } from './run.js';
 
@@ -106,6 +108,21 @@ describe.each(RECIPES)('%s', (name, method, tolerance, pairs, alike) => {
     for (const part of size(await save('two ranks, stage 3'))) expect(part).toBeLessThan(0.6 * whole!);
     expect(readdirSync(await save('two ranks, stage 3'))).toContain('latest');
   });
+});
+
+it('an adapter that a sharded run writes is whole', async () => {
+  const adapter = async (shape: Shape) => {
+    const out = await tune(shape, '--method lora');
+    const file = await readSafetensors(join(out, 'adapter', 'adapter_model.safetensors'));
+    return new Map(file.names.map((name) => [name, file.tensor(name)]));
+  };
+  const [expected, received] = [await adapter('alone'), await adapter('two ranks, stage 3')];
+  expect([...received.keys()]).toEqual([...expected.keys()]);
+  for (const [name, t] of expected) {
+    expect(received.get(name)!.shape).toEqual(t.shape);
+    const apart = ops.max(ops.abs(ops.sub(received.get(name)!, t))).itemSync();
+    expect(apart, name).toBeLessThan(1e-4);
+  }
 });
 
 describe('resuming', () => {

@@ -4,7 +4,7 @@ import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { manualSeed, noGrad, ops, scope, type Tensor, tensor, zeros } from '../../lib/core/index.js';
+import { call, manualSeed, noGrad, ops, scope, type Tensor, tensor, zeros } from '../../lib/core/index.js';
 import { readSafetensors, writeSafetensors } from '../../lib/io/index.js';
 import { type GPT2Config, GPT2LMHeadModel, loadModel, saveModel } from '../../lib/models/index.js';
 import {
@@ -119,6 +119,15 @@ describe('a saved adapter', () => {
         new RegExp(`${key}: expected a whole tensor \\[4, 24\\], received ${received}`),
       );
     }
+  });
+
+  it("is not written from a tensor whose memory was released, as a sharded one is between its segment's turns", async () => {
+    const model = adapted();
+    call('shardloop::resize_storage_', loraLayers(model)[1]![1].lora_B.weight, 0);
+    await expect(saveAdapter(model, dir)).rejects.toThrow(
+      /lora_B\.weight": expected \[\d+, \d+\] in memory, received one that was released; .* inside strategy\.whole\(\)/,
+    );
+    expect(await readdir(dir)).toEqual([]);
   });
 
   it('can be saved from a merged model, whose weights are saved as a plain model', async () => {
