@@ -33,7 +33,7 @@ import { gpt2Plan } from './gpt2/plan.js';
 export interface LoadModelOptions {
   /** dtype of the parameters. Default: the checkpoint's. */
   readonly dtype?: DType;
-  /** Default 'cpu'; 'meta' checks the files and gives shapes without memory, for {@link openWeights} to fill. */
+  /** Default 'cpu'; 'meta' checks the files and gives shapes without memory, to be filled later. */
   readonly device?: string;
   /** Whether the tokenizer is read too. Default true. */
   readonly tokenizer?: boolean;

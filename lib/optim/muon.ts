@@ -33,7 +33,7 @@ const EPS = 1e-7;
 
 /**
  * Makes matrices whole where a rank holds parts of them: calls `use` for each of `values` of which this rank holds a part,
- * with the whole matrix and the element at which the part starts. Collective; see {@link Strategy.assemble} of parallel.
+ * with the whole matrix and the element at which the part starts. Collective; a strategy's `assemble` does it.
  */
 export type Assemble = (values: readonly Tensor[], use: (index: number, whole: Tensor, start: number) => void) => void;
 

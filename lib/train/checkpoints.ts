@@ -13,6 +13,7 @@ import {
   commitCheckpoint,
   exists,
   type Json,
+  listCheckpoints,
   openCheckpoint,
   type PartReceipt,
   type PendingFolder,
@@ -272,7 +273,9 @@ export class Checkpoints {
     const hint = isAbsent
       ? `; rank ${first} says so and others see it: the folder must be one that all hosts share`
       : '';
-    throw new ShardloopError('BAD_CHECKPOINT', `${problems[first]}${hint}`);
+    const older = (await listCheckpoints(this.#run.config.out)).filter((other) => other !== path).at(-1);
+    const advice = older === undefined ? '' : `. To go on from another one: --resume ${older}`;
+    throw new ShardloopError('BAD_CHECKPOINT', `${problems[first]}${hint}${advice}`);
   }
 
   #check(path: string, { globalBatch, origin }: State): void {

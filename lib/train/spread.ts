@@ -49,7 +49,7 @@ export async function spread(
   }
   if (optimizer === 'adafactor') {
     throw misfit(
-      '--optimizer adafactor needs whole matrices, and --zero shards them: expected adamw, sgd or lion',
+      '--optimizer adafactor needs whole matrices, and --zero shards them: expected adamw, sgd, lion or muon',
       optimizer,
     );
   }

@@ -79,7 +79,7 @@ it('refuses what does not fit', async () => {
   const failed = async (...flags: string[]) =>
     (await train('refused', ...flags).catch((error) => error)).stderr as string;
   expect(await failed('--nproc', '2', '--zero', '1', '--optimizer', 'adafactor')).toContain(
-    '--optimizer adafactor needs whole matrices, and --zero shards them: expected adamw, sgd or lion',
+    '--optimizer adafactor needs whole matrices, and --zero shards them: expected adamw, sgd, lion or muon',
   );
   expect(await failed('--nproc', '2', '--shard-ranks', '2')).toContain('--shard-ranks needs something to shard');
   expect(await failed('--nproc', '2', '--compress', 'int8')).toContain('--compress works on shards');
