@@ -1,7 +1,7 @@
 // One rank of bench/checkpoint.ts: a model, its optimizer and the parts of a checkpoint. Arguments: the model's folder, the
 // folder to write to, rows a rank, tokens a row, rank, size, the port of the store. Commands on stdin, each answered
-// with nanoseconds: `step N` one of N steps, `save` a checkpoint, `plain` the same bytes without checkpoint, `copy` the
-// copy that a step waits for; `begin MB` begins a save in the background at MB a second, `busy` says whether it goes on.
+// with nanoseconds: `step N` one of N steps, `save` a checkpoint, `plain` the same bytes without checkpoint, `begin MB` the
+// beginning of a save in the background at MB a second. `busy` says whether that goes on, `bytes` how many there are.
 import { randomBytes } from 'node:crypto';
 import { mkdirSync, rmSync } from 'node:fs';
 import { open } from 'node:fs/promises';
