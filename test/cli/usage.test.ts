@@ -31,7 +31,7 @@ describe('usage errors', () => {
 
   it.each([
     [['finetune'], '--model is required'],
-    [['finetune', ...needed, '--precision', 'fp8'], '--precision: expected one of fp32, bf16, bf16-autocast'],
+    [['finetune', ...needed, '--precision', 'fp8'], '--precision: expected one of fp32, bf16, fp16, bf16-autocast'],
     [['finetune', ...needed, '--config', 'no-such.yaml'], 'no-such.yaml: no such file'],
     [['pretrain', '--data', 'd', '--out', 'o', '--layers', '-1'], '--layers'],
     [['generate', '--model', 'm'], '--prompt is required'],

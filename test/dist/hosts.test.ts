@@ -54,7 +54,9 @@ describe('several hosts', () => {
   });
 
   it('none starts again behind bad data, or after a signal to one of them', async () => {
-    const bad = await twoHosts(`${ATTEMPT} if (rank === 0) process.exit(3); ${WAITS}`, { maxRestarts: 4 });
+    // Behind a moment: the launcher of node 1 has to have found that of node 0, which ends with its rank.
+    const fails = 'setTimeout(() => process.exit(3), 3000);';
+    const bad = await twoHosts(`${ATTEMPT} if (rank === 0) ${fails} ${WAITS}`, { maxRestarts: 4 });
     expect(await codes(bad)).toEqual([3, 3]);
     for (const run of bad) expect(run.err()).toContain('no restart: exit code 3 is bad data');
     const stopped = await twoHosts(WAITS, { maxRestarts: 4 });
