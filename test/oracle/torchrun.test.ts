@@ -86,7 +86,7 @@ describe('torchrun', () => {
     const bench = [BENCH, 'bench', 'all_reduce', '-b', '1K', '-e', '4K', '-n', '3'];
     const { code, out } = await start(['--standalone', '--nproc-per-node=2'], bench);
     expect(code).toBe(0);
-    expect(out.match(/# shardloop bench all_reduce: 2 ranks, gloo/g)).toHaveLength(1);
+    expect(out.match(/# shardloop bench all_reduce: 2 ranks, shm/g)).toHaveLength(1);
     expect(out.match(/^ +\d+ +\d+ +float +sum/gm)).toHaveLength(3);
     expect(out).toContain('# Out of bounds values : 0 OK');
   });
