@@ -12,8 +12,6 @@ const BLOCK = 256;
 
 /** Packs pieces (size, n) of float32 into bytes (size, m) and the sum of what came back. */
 export interface Codec {
-  /** Bytes of a packed piece of n elements. */
-  bytes(n: number): number;
   /** `memory` (size, n), if the codec {@link remembers}: what earlier pieces of this place left unsent; updated. */
   pack(pieces: Tensor, memory: Tensor | null): Tensor;
   /** The sum (n) over the ranks of what they packed for this one. */
@@ -27,7 +25,6 @@ export function codecOf(compression: Compression): Codec {
 
 const int8: Codec = {
   remembers: false,
-  bytes: (n) => blocksOf(n) * (BLOCK + 4),
   pack(pieces) {
     const [size, n] = pieces.shape as [number, number];
     const padded = ops.constant_pad_nd(pieces, [0, blocksOf(n) * BLOCK - n]);
@@ -51,7 +48,6 @@ const topk = (ratio: number): Codec => {
   const kept = (n: number) => Math.max(1, Math.ceil(n * ratio));
   return {
     remembers: true,
-    bytes: (n) => kept(n) * 8,
     pack(pieces, memory) {
       const size = pieces.shape[0]!;
       const owed = ops.add_(memory!, pieces); // (size, n)

@@ -156,11 +156,6 @@ export class ShardedUnit {
     else this.#whole = false;
   }
 
-  /** Whether its gather is on the way. */
-  get isComing(): boolean {
-    return this.#work !== null;
-  }
-
   #release(): void {
     call('shardloop::resize_storage_', this.#flat, 0);
     this.#whole = false;

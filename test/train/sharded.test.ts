@@ -75,6 +75,23 @@ it('shards within pairs and replicates between them, in bf16 with gradients in f
   expect(metricsOf(a)[4]!.memoryPeak).toBeLessThan(metricsOf(b)[4]!.memoryPeak);
 });
 
+it('takes muon for the matrices, sharded or not, with float32 masters too', async () => {
+  const common = ['--method', 'full', '--nproc', '2', '--optimizer', 'muon'];
+  const expected = await train('muon-0', ...common);
+  const plain = await train('muon-none', '--method', 'full', '--nproc', '2');
+  expect(losses(expected)).not.toEqual(losses(plain));
+  for (const more of [
+    ['--zero', '2'],
+    ['--zero', '3', '--precision', 'bf16'],
+  ]) {
+    const out = await train(`muon${more.join('')}`, ...common, ...more);
+    // The iterations run in bfloat16 (8 bits), and so do the weights of the second run.
+    for (const [i, loss] of losses(out).entries()) {
+      expect(Math.abs(loss / losses(expected)[i]! - 1), `${more}, step ${i + 1}`).toBeLessThan(2e-2);
+    }
+  }
+});
+
 it('refuses what does not fit', async () => {
   const failed = async (...flags: string[]) =>
     (await train('refused', ...flags).catch((error) => error)).stderr as string;
