@@ -35,6 +35,8 @@ export interface SharedPlan {
 const PERIOD = 250;
 /** How long node 0 waits for the others to hear the end, in milliseconds. */
 const HEARING = 5000;
+/** How long node 0 waits for launchers that have not come yet, to tell them of a failure, in milliseconds. */
+const LINGERING = 30_000;
 /** When to say that node 0 is being waited for, in milliseconds. */
 const SILENCE = 5000;
 
@@ -113,8 +115,7 @@ export class Hosts {
           ? await this.#ask({ kind: 'first', key, text: JSON.stringify(mine) })
           : await this.#ask({ kind: 'read', key });
         if (text !== '') return JSON.parse(String(text)) as Verdict;
-        const done = await this.#ask({ kind: 'add', key: `launch/done/${attempt}`, n: 0 });
-        if (Number(done) >= this.#plan.nnodes) return null;
+        if ((await this.#count(`launch/done/${attempt}`)) >= this.#plan.nnodes) return null;
         await sleep(PERIOD);
       }
     } catch (error) {
@@ -137,7 +138,7 @@ export class Hosts {
           return JSON.parse(String(await this.#ask(first))) as Verdict;
         }
         await sleep(PERIOD / 5);
-        there = Number(await this.#ask({ kind: 'add', key, n: 0 }));
+        there = await this.#count(key);
       }
       return null;
     } catch (error) {
@@ -145,20 +146,42 @@ export class Hosts {
     }
   }
 
-  /** The launch is over and this host knows it. Node 0 stays until the others do, but not for long. */
-  async leave(): Promise<void> {
+  /**
+   * The launch is over and this host knows it. Node 0 stays until the others do, but not for long: after a failure, also
+   * for launchers that are yet to come (`joinSeconds` at most) unless `stopped` says that somebody wants it to end.
+   */
+  async leave(failed: boolean, joinSeconds: number, stopped: () => boolean): Promise<void> {
     if (this.#isLost) return;
-    const deadline = Date.now() + HEARING;
     try {
-      const nodes = Number(await this.#ask({ kind: 'add', key: 'launch/nodes', n: 0 }));
-      let heard = Number(await this.#ask({ kind: 'add', key: 'launch/heard', n: 1 }));
-      while (this.#node === 0 && heard < nodes && Date.now() < deadline) {
-        await sleep(PERIOD / 5);
-        heard = Number(await this.#ask({ kind: 'add', key: 'launch/heard', n: 0 }));
-      }
+      await this.#ask({ kind: 'add', key: 'launch/heard', n: 1 });
+      if (this.#node > 0) return;
+      const nodes = failed ? await this.#linger(Math.min(LINGERING, joinSeconds * 1000), stopped) : this.#plan.nnodes;
+      const deadline = Date.now() + HEARING;
+      while ((await this.#count('launch/heard')) < nodes && Date.now() < deadline) await sleep(PERIOD / 5);
     } catch {
       // Node 0 left first.
     }
+  }
+
+  /** Waits until the launchers of all hosts have come; resolves with how many have. */
+  async #linger(ms: number, stopped: () => boolean): Promise<number> {
+    const deadline = Date.now() + ms;
+    let nodes = await this.#count('launch/nodes');
+    if (nodes < this.#plan.nnodes && !stopped()) {
+      const missing = this.#plan.nnodes - nodes;
+      process.stderr.write(
+        `[launch] waiting up to ${ms / 1000} s for the launchers of ${missing} more host${missing > 1 ? 's' : ''}, to tell them; Ctrl-C ends this\n`,
+      );
+    }
+    while (nodes < this.#plan.nnodes && Date.now() < deadline && !stopped()) {
+      await sleep(PERIOD / 5);
+      nodes = await this.#count('launch/nodes');
+    }
+    return nodes;
+  }
+
+  async #count(key: string): Promise<number> {
+    return Number(await this.#ask({ kind: 'add', key, n: 0 }));
   }
 
   #lost(error: unknown): Verdict {

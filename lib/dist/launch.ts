@@ -86,7 +86,7 @@ export async function launch(options: LaunchOptions): Promise<LaunchResult> {
         if (missed === null) continue;
         process.stderr.write(`[launch] no restart: ${missed.text}\n`);
       }
-      await hosts?.leave();
+      await hosts?.leave(verdict !== null, options.joinSeconds ?? 600, () => outside?.asked !== null);
       return { exitCode: verdict?.exitCode ?? 0, failure };
     }
   } finally {

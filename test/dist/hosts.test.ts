@@ -54,9 +54,7 @@ describe('several hosts', () => {
   });
 
   it('none starts again behind bad data, or after a signal to one of them', async () => {
-    // Behind a moment: the launcher of node 1 has to have found that of node 0, which ends with its rank.
-    const fails = 'setTimeout(() => process.exit(3), 3000);';
-    const bad = await twoHosts(`${ATTEMPT} if (rank === 0) ${fails} ${WAITS}`, { maxRestarts: 4 });
+    const bad = await twoHosts(`${ATTEMPT} if (rank === 0) process.exit(3); ${WAITS}`, { maxRestarts: 4 });
     expect(await codes(bad)).toEqual([3, 3]);
     for (const run of bad) expect(run.err()).toContain('no restart: exit code 3 is bad data');
     const stopped = await twoHosts(WAITS, { maxRestarts: 4 });
@@ -65,6 +63,24 @@ describe('several hosts', () => {
     expect(await codes(stopped)).toEqual([143, 143]);
     expect(stopped[0].err()).toContain('[launch] node 1: stopped by SIGTERM');
     for (const run of stopped) expect(run.err()).toContain('no restart: SIGTERM came from outside');
+  });
+
+  it('one that comes after node 0 has failed hears of it, and node 0 does not wait for ever', async () => {
+    const port = await freePort();
+    const common = { nprocPerNode: 1, nnodes: 2, masterAddr: '127.0.0.1', masterPort: port, graceSeconds: 1 };
+    const first = (options: object = {}) =>
+      launcher(folder(), "console.error('no disk'); process.exit(3);", { ...common, nodeRank: 0, ...options });
+    const waits = (run: Run) => until(() => run.err().includes('for the launchers of 1 more host, to tell them'), 20);
+    const failed = first();
+    await waits(failed);
+    const late = launcher(folder(), WAITS, { ...common, nodeRank: 1 });
+    expect(await Promise.all([failed.ended, late.ended])).toEqual([3, 3]);
+    expect(late.err()).toMatch(/\[launch\] node 0: rank 0 .* exit code 3 .*\n\[launch\] {3}no disk/);
+    expect(await first({ joinSeconds: 1 }).ended).toBe(3);
+    const stopped = first();
+    await waits(stopped);
+    stopped.child.kill('SIGINT');
+    expect(await stopped.ended).toBe(3);
   });
 
   it('the one that is done waits for the other, and can be stopped meanwhile', async () => {
