@@ -1,5 +1,6 @@
 // Parameter groups: which tensors an optimizer updates, under which names, and with which settings each group differs.
 import { describe, isTensor, ShardloopError, type Tensor } from '../core/index.js';
+import type { Place } from './place.js';
 
 /** Parameters with or without their names, as `model.parameters()` or `model.namedParameters()` gives them. */
 export type Params = Iterable<Tensor> | Iterable<readonly [string, Tensor]>;
@@ -7,9 +8,14 @@ export type Params = Iterable<Tensor> | Iterable<readonly [string, Tensor]>;
 /** A group as a caller writes it: its parameters and the settings in which it differs from the optimizer's own. */
 export type GroupOptions<H> = { params: Params } & Partial<H>;
 
-/** What every optimizer is made with: `params` for one group or `groups` for several, and settings for all of them. */
-export type OptimizerOptions<H> = Partial<H> &
-  ({ params: Params; groups?: undefined } | { groups: readonly GroupOptions<H>[]; params?: undefined });
+/**
+ * What every optimizer is made with: `params` for one group or `groups` for several, settings for all of them, and where the
+ * states live (default: on the parameter's device).
+ */
+export type OptimizerOptions<H> = Partial<H> & { place?: Place } & (
+    | { params: Params; groups?: undefined }
+    | { groups: readonly GroupOptions<H>[]; params?: undefined }
+  );
 
 /** A group as an optimizer holds it. `lr` and the other settings may be changed between steps. */
 export type Group<H> = H & {
@@ -33,7 +39,13 @@ export function makeGroups<H extends { lr: number }>(
       `${where}: expected an object such as { params: model.parameters(), lr: 1e-3 }, received ${describe(options)}`,
     );
   }
-  const { params, groups, ...shared } = options as { params?: Params; groups?: readonly GroupOptions<H>[] };
+  const { params, groups, place, ...shared } = options as {
+    params?: Params;
+    groups?: readonly GroupOptions<H>[];
+    place?: unknown;
+  };
+  if (place !== undefined && typeof place !== 'function')
+    throw new ShardloopError('BAD_ARGUMENT', `${where}: expected place to be a function, received ${describe(place)}`);
   if ((params === undefined) === (groups === undefined)) {
     throw new ShardloopError(
       'BAD_ARGUMENT',

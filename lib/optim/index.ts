@@ -16,6 +16,7 @@ export { Lion, type LionSettings } from './lion.js';
 export { type MasterGroup, MasterWeights, type MasterWeightsOptions } from './master.js';
 export { type Assemble, Muon, type MuonSettings } from './muon.js';
 export type { Optimizer, OptimizerState, PlainValue, StepOptions } from './optimizer.js';
+export { mappedFiles, type Place } from './place.js';
 export { LossScaler, type LossScalerOptions } from './scaler.js';
 export {
   constant,

@@ -4,6 +4,7 @@
 import { describe, isTensor, keep, noGrad, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
 import type { Group, Params } from './groups.js';
 import { BaseOptimizer, type Optimizer, type OptimizerState, type StepOptions } from './optimizer.js';
+import type { Place } from './place.js';
 
 /** A group whose settings go to the inner optimizer as they are. */
 export interface MasterGroup {
@@ -17,6 +18,8 @@ export interface MasterWeightsOptions<G extends { params: Params }> {
   groups: readonly G[];
   /** Makes the inner optimizer for the same groups with masters in the place of half-precision parameters. */
   optimizer: (groups: G[]) => Optimizer;
+  /** Where the masters live; default: on the parameter's device. The inner optimizer's states have a place of their own. */
+  place?: Place;
 }
 
 interface Pair {
@@ -40,7 +43,7 @@ export class MasterWeights<G extends { params: Params } = MasterGroup> implement
       const params = [...(group.params as Iterable<Tensor | readonly [string, Tensor]>)].map((item) => {
         const [name, param] = Array.isArray(item) ? (item as [string, Tensor]) : [String(index), item as Tensor];
         index++;
-        const master = this.#masterOf(name, param);
+        const master = this.#masterOf(name, param, options.place);
         return Array.isArray(item) ? ([name, master] as const) : master;
       });
       return { ...group, params: params as unknown as Params };
@@ -51,7 +54,7 @@ export class MasterWeights<G extends { params: Params } = MasterGroup> implement
     }
   }
 
-  #masterOf(name: string, param: Tensor): Tensor {
+  #masterOf(name: string, param: Tensor, place: Place = (_, t) => t): Tensor {
     if (!isTensor(param)) {
       throw new ShardloopError(
         'BAD_ARGUMENT',
@@ -59,7 +62,8 @@ export class MasterWeights<G extends { params: Params } = MasterGroup> implement
       );
     }
     if (param.dtype !== 'bfloat16' && param.dtype !== 'float16') return param;
-    const master = noGrad(() => keep(ops._to_copy(param, { dtype: 'float32' })));
+    const make = () => keep(place(`${name}.master`, ops._to_copy(param, { dtype: 'float32' })));
+    const master = noGrad(() => scope(make));
     this.#pairs.push({ name, param, master });
     return master;
   }

@@ -4,6 +4,7 @@
 // makes is freed before it returns.
 import { describe, isTensor, keep, noGrad, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
 import { type Group, makeGroups, type OptimizerOptions } from './groups.js';
+import type { Place } from './place.js';
 
 /** Options of {@link Optimizer.step}. */
 export interface StepOptions {
@@ -69,10 +70,12 @@ export interface Update {
 export abstract class BaseOptimizer<H extends { lr: number }> implements Optimizer {
   readonly groups: readonly Group<H>[];
   readonly #state = new Map<Tensor, ParameterState>();
+  readonly #place: Place | undefined;
   #halves: ReadonlyMap<Tensor, Tensor> = new Map();
 
   constructor(options: OptimizerOptions<H>, defaults: H, check: (settings: H) => void) {
     this.groups = makeGroups(new.target.name, options, defaults, check);
+    this.#place = options.place;
   }
 
   /** Makes the state tensors of a parameter. */
@@ -96,7 +99,9 @@ export abstract class BaseOptimizer<H extends { lr: number }> implements Optimiz
 
   prepare(): void {
     noGrad(() => {
-      for (const group of this.groups) for (const param of group.params) scope(() => this.#stateOf(param, group));
+      for (const group of this.groups) {
+        for (const i of group.params.keys()) scope(() => this.#stateOf(group, i));
+      }
     });
   }
 
@@ -109,11 +114,11 @@ export abstract class BaseOptimizer<H extends { lr: number }> implements Optimiz
       for (const group of this.groups) {
         scope(() => {
           const updates: Update[] = [];
-          for (const param of group.params) {
+          for (const [i, param] of group.params.entries()) {
             const half = this.#halves.get(param) ?? null;
             const grad = (half ?? param).grad;
             if (grad === null) continue;
-            const state = this.#stateOf(param, group);
+            const state = this.#stateOf(group, i);
             state.step++;
             updates.push({ param, grad, half, state });
           }
@@ -123,13 +128,23 @@ export abstract class BaseOptimizer<H extends { lr: number }> implements Optimiz
     });
   }
 
-  #stateOf(param: Tensor, group: Group<H>): ParameterState {
+  #stateOf(group: Group<H>, i: number): ParameterState {
+    const param = group.params[i]!;
     let state = this.#state.get(param);
     if (state === undefined) {
-      state = { step: 0, tensors: keep(this.start(param, group)) };
+      state = { step: 0, tensors: keep(this.#begin(group, i)) };
       this.#state.set(param, state);
     }
     return state;
+  }
+
+  /** The first states of a parameter, where they are to live. */
+  #begin(group: Group<H>, i: number): Record<string, Tensor> {
+    const started = this.start(group.params[i]!, group);
+    const place = this.#place;
+    if (place === undefined) return started;
+    const entries = Object.entries(started);
+    return Object.fromEntries(entries.map(([field, t]) => [field, place(`${group.names[i]}.${field}`, t)]));
   }
 
   zeroGrad(): void {
@@ -186,7 +201,7 @@ export abstract class BaseOptimizer<H extends { lr: number }> implements Optimiz
         const name = group.names[i]!;
         const step = steps[name];
         if (step === undefined) return;
-        const tensors = this.start(param, group);
+        const tensors = this.#begin(group, i);
         for (const [field, t] of Object.entries(tensors)) {
           const given = saved.get(`${name}.${field}`);
           if (!isTensor(given) || given.shape.join() !== t.shape.join()) {

@@ -8,6 +8,7 @@
 import { type DType, dtypeBytes, keep, noGrad, ops, scope, type Tensor, tensor, zeros } from '../core/index.js';
 import type { Group, Work } from '../dist/index.js';
 import { type Codec, type Compression, codecOf, emptyMemory } from './compress.js';
+import { hostZeros } from './offload.js';
 import type { ShardedUnit } from './sharded-unit.js';
 
 /** How gradients travel. */
@@ -43,7 +44,7 @@ interface Chunk {
 interface UnitState {
   readonly unit: ShardedUnit;
   readonly chunks: readonly Chunk[];
-  /** This rank's sums of the step under way (shardSize); made at the first reduction. */
+  /** This rank's sums of the step under way (shardSize), on the host with offload; made at the first reduction. */
   sum: Tensor | null;
   /** Whether `sum` has gradients of this step. */
   holds: boolean;
@@ -61,11 +62,12 @@ interface Flight {
   readonly bucket: Bucket;
   readonly state: UnitState;
   readonly chunk: Chunk;
-  /** Where the rank's row arrives: its place in the sum, or the bucket's own memory to be added to it. */
+  /** Where the rank's row arrives: its place in the sum, or the bucket's own memory. */
   readonly target: Tensor; // (n)
   /** What came in packed; unpacked into the target as it is complete. */
   packed: Tensor | null;
-  readonly adds: boolean;
+  /** What becomes of a row in the bucket's own memory: it is added to its place in the sum, or copied there. */
+  readonly landing: 'add' | 'copy' | null;
   work: Work;
   hop: 'scattering' | 'summing';
 }
@@ -131,15 +133,15 @@ export class GradientShards {
       );
     }
     const sum = this.#sumOf(state);
-    const adds = accumulates || sum.dtype !== bucket.received.dtype;
-    if (adds && !accumulates) ops.zero_(ops.narrow(sum, 0, chunk.from, chunk.n));
+    const lands = accumulates || sum.dtype !== bucket.received.dtype || state.unit.offload !== undefined;
     const { compression } = this.#options;
-    const target = keep(adds ? ops.narrow(bucket.received, 0, 0, chunk.n) : ops.narrow(sum, 0, chunk.from, chunk.n));
+    const target = keep(lands ? ops.narrow(bucket.received, 0, 0, chunk.n) : ops.narrow(sum, 0, chunk.from, chunk.n));
     const { packed, work } =
       compression === undefined
         ? { packed: null, work: this.#group.reduceScatter(target, whole, this.#options.op) }
         : this.#sendPacked(codecOf(compression), chunk, whole);
-    bucket.flight = { bucket, state, chunk, target, packed, adds, work, hop: 'scattering' };
+    const landing = lands ? (accumulates ? 'add' : 'copy') : null;
+    bucket.flight = { bucket, state, chunk, target, packed, landing, work, hop: 'scattering' };
     this.#flights.push(bucket.flight);
     this.#advance();
   }
@@ -168,27 +170,31 @@ export class GradientShards {
     flight.packed = null;
   }
 
-  #wireDtype({ shard }: ShardedUnit): DType {
-    return this.#options.compression === undefined ? (this.#options.dtype ?? shard.dtype) : 'float32';
+  #wireDtype(unit: ShardedUnit): DType {
+    return this.#options.compression === undefined ? (this.#options.dtype ?? unit.dtype) : 'float32';
   }
 
   /** This rank's sums of a unit. Half-precision gradients that travel in float32 are kept so. */
   #sumOf(state: UnitState): Tensor {
-    const { shard, shardSize } = state.unit;
-    const isHalf = shard.dtype === 'bfloat16' || shard.dtype === 'float16';
-    const dtype = isHalf && this.#wireDtype(state.unit) === 'float32' ? 'float32' : shard.dtype;
-    state.sum ??= keep(zeros([shardSize], { dtype, device: shard.device }));
+    const { dtype: own, device, shardSize, offload } = state.unit;
+    const isHalf = own === 'bfloat16' || own === 'float16';
+    const dtype = isHalf && this.#wireDtype(state.unit) === 'float32' ? 'float32' : own;
+    state.sum ??= keep(
+      scope(() =>
+        offload === undefined ? zeros([shardSize], { dtype, device }) : hostZeros(shardSize, dtype, device),
+      ),
+    );
     return state.sum;
   }
 
   /** A bucket for the unit's kind; where none is free, the oldest is waited for. */
   #freeBucket(unit: ShardedUnit): Bucket {
     const dtype = this.#wireDtype(unit);
-    const { device } = unit.shard;
+    const { device } = unit;
     const kind = `${dtype} ${device}`;
     let buckets = this.#buckets.get(kind);
     if (buckets === undefined) {
-      const alike = this.#states.filter((s) => this.#wireDtype(s.unit) === dtype && s.unit.shard.device === device);
+      const alike = this.#states.filter((s) => this.#wireDtype(s.unit) === dtype && s.unit.device === device);
       const most = Math.max(...alike.flatMap(({ chunks }) => chunks.map(({ n }) => n)));
       buckets = Array.from({ length: BUCKETS_OF_A_KIND }, () => ({
         whole: keep(ops.empty([this.#group.size * most], { dtype, device })),
@@ -230,6 +236,7 @@ export class GradientShards {
       await this.#flights[0]!.work.done();
       this.#advance();
     }
+    // Reading the answer waits for the stream, and so for the copies to the host.
     const had = await this.#anywhere(this.#states.flatMap((state) => state.had));
     let i = 0;
     for (const state of this.#states) {
@@ -250,7 +257,7 @@ export class GradientShards {
 
   /** Which of this rank's yes and no is yes on any rank. */
   async #anywhere(local: readonly boolean[]): Promise<boolean[]> {
-    const own = this.#states[0]?.unit.shard.device ?? 'cpu';
+    const own = this.#states[0]?.unit.device ?? 'cpu';
     const device = own.startsWith('cuda') ? own : 'cpu';
     const counts = keep(scope(() => ops._to_copy(flags(local), { device })));
     try {
@@ -277,8 +284,17 @@ export class GradientShards {
 }
 
 /** The rank's part of a bucket is summed: into its place with it, and the bucket is free. */
-function land({ bucket, state, chunk, target, adds }: Flight): void {
-  if (adds) noGrad(() => scope(() => ops.add_(ops.narrow(state.sum!, 0, chunk.from, chunk.n), target)));
+function land({ bucket, state, chunk, target, landing }: Flight): void {
+  if (landing !== null) {
+    noGrad(() =>
+      scope(() => {
+        const place = ops.narrow(state.sum!, 0, chunk.from, chunk.n);
+        // A copy to the host goes on beside us; finish() waits for the device before anybody reads.
+        if (landing === 'copy') ops.copy_(place, target, { non_blocking: true });
+        else ops.add_(place, place.device === target.device ? target : ops._to_copy(target, { device: place.device }));
+      }),
+    );
+  }
   target.dispose();
   bucket.flight = null;
 }

@@ -9,9 +9,10 @@
 // start(): released or stale -> coming. complete(): -> whole. leave(): whole -> released, in stage 3. outdate(): whole ->
 // stale. The storage stays the same object, so that what autograd saved of a parameter finds its memory again; and a
 // parameter has a version counter of its own, so that autograd does not take a gather for an update.
-import { call, keep, noGrad, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
+import { call, type DType, keep, noGrad, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
 import type { Group, Work } from '../dist/index.js';
 import type { BucketPlan } from './buckets.js';
+import { type Offload, onHost } from './offload.js';
 import type { Part } from './strategy.js';
 
 /** A shard is a multiple of this many elements, so that every rank's begins where vector instructions like it. */
@@ -25,6 +26,8 @@ export interface UnitOptions {
   readonly fill?: (parameter: Tensor, into: Tensor) => void;
   /** Where the buffer of parameters on the meta device is; default: 'cpu'. */
   readonly device?: string;
+  /** What lies in host memory instead of the buffer's device. */
+  readonly offload?: Offload;
   /** Over which groups, one after the other, rank 0's values are copied to the others first. */
   readonly sources: readonly Group[];
 }
@@ -33,13 +36,17 @@ export class ShardedUnit {
   readonly plan: BucketPlan;
   /** Elements of a shard; the last shards may end in padding, which is zero. */
   readonly shardSize: number;
-  /** This rank's values (shardSize). */
-  readonly shard: Tensor;
+  readonly dtype: DType;
+  /** Of the buffer. */
+  readonly device: string;
+  readonly offload: Offload | undefined;
   /** What this rank holds of each slot; a slot of another rank's shard has an empty part. */
   readonly parts: readonly Part[];
   readonly #group: Group;
   readonly #releases: boolean;
   readonly #flat: Tensor; // (size * shardSize)
+  readonly #shard: Tensor; // (shardSize): what a gather sends; a view of the buffer, or in stage 3 memory of its own
+  readonly #values: Tensor; // (shardSize): what the parts are views of; the shard, or with offload its twin on the host
   readonly #bytes: number;
   #work: Work | null = null;
   #whole = true;
@@ -50,14 +57,16 @@ export class ShardedUnit {
    * Collective. Moves the parameters of `plan` into the flat buffer. The parameters stay the same Tensor objects, but for
    * those on the meta device that are filled: the slots of this unit's `plan` have new ones.
    */
-  constructor(plan: BucketPlan, group: Group, { releases, sources, fill, device: filledOn = 'cpu' }: UnitOptions) {
+  constructor(plan: BucketPlan, group: Group, options: UnitOptions) {
+    const { releases, sources, fill, device: filledOn = 'cpu', offload } = options;
     this.#group = group;
     this.#releases = releases;
+    this.offload = offload;
     this.shardSize = Math.ceil(plan.numel / group.size / ALIGNMENT) * ALIGNMENT;
     const { shardSize } = this;
     const { dtype, device: given } = plan.slots[0]!.parameter;
     const device = given === 'meta' && fill !== undefined ? filledOn : given;
-    const [flat, shard, parts, parameters] = keep(
+    const [flat, shard, values, parts, parameters] = keep(
       noGrad(() =>
         scope(() => {
           const flat = ops.empty([shardSize * group.size], { dtype, device });
@@ -73,23 +82,27 @@ export class ShardedUnit {
           ops.zero_(ops.narrow(flat, 0, plan.numel, flat.numel - plan.numel));
           for (const ranks of sources) ranks.broadcast(flat).wait();
           const own = ops.narrow(flat, 0, group.rank * shardSize, shardSize);
-          const shard = releases ? ops.clone(own) : own;
+          const shard = releases && offload !== 'parameters' ? ops.clone(own) : own;
+          const values = offload === undefined ? shard : onHost(own);
           const parts = plan.slots.map(({ offset, numel }) => {
             const begin = group.rank * shardSize;
             const from = Math.min(Math.max(begin, offset), offset + numel);
             const to = Math.max(from, Math.min(begin + shardSize, offset + numel));
             return {
-              tensor: ops.narrow(shard, 0, Math.min(Math.max(from - begin, 0), shardSize), to - from),
+              tensor: ops.narrow(values, 0, Math.min(Math.max(from - begin, 0), shardSize), to - from),
               start: from - offset,
             };
           });
-          return [flat, shard, parts, parameters] as const;
+          return [flat, shard, values, parts, parameters] as const;
         }),
       ),
     );
     this.plan = { ...plan, slots: plan.slots.map((slot, i) => ({ ...slot, parameter: parameters[i]! })) };
+    this.dtype = dtype;
+    this.device = device;
     this.#flat = flat;
-    this.shard = shard;
+    this.#shard = shard;
+    this.#values = values;
     this.parts = parts;
     this.#bytes = flat.storageBytes;
     if (releases) this.#release();
@@ -100,7 +113,8 @@ export class ShardedUnit {
     this.#wantedBy.add(k);
     if (this.#whole || this.#work !== null) return;
     if (this.#releases) call('shardloop::resize_storage_', this.#flat, this.#bytes);
-    this.#work = this.#group.allGather(this.#flat, this.shard);
+    if (this.offload === 'parameters') this.#fetch();
+    this.#work = this.#group.allGather(this.#flat, this.#shard);
   }
 
   /** Waits until it is whole. Throws COLLECTIVE_FAILED as the gather does. */
@@ -131,7 +145,8 @@ export class ShardedUnit {
     if (first === undefined) return;
     noGrad(() =>
       scope(() => {
-        const own = ops.new_zeros(values[first]!, [this.shardSize]);
+        const { device, dtype } = values[first]!; // of the host, with offload; the group communicates on the buffer's
+        const own = ops.zeros([this.shardSize], { dtype, device: this.device });
         const begin = this.#group.rank * this.shardSize;
         for (const [i, { tensor, start }] of this.parts.entries()) {
           if (wanted[i] === undefined || tensor.numel === 0) continue;
@@ -142,7 +157,8 @@ export class ShardedUnit {
         for (const [i, { tensor, start }] of this.parts.entries()) {
           if (wanted[i] === undefined || tensor.numel === 0) continue;
           const { parameter, offset, numel } = slots[i]!;
-          use(wanted[i], ops.view(ops.narrow(all, 0, offset, numel), parameter.shape), start);
+          const whole = ops.view(ops.narrow(all, 0, offset, numel), parameter.shape);
+          use(wanted[i], device === this.device ? whole : ops._to_copy(whole, { device }), start);
         }
       }),
     );
@@ -151,9 +167,15 @@ export class ShardedUnit {
   /** The shards have new values. */
   outdate(): void {
     if (this.#work !== null) this.complete();
+    if (this.offload === 'optimizer') this.#fetch();
     if (!this.#whole) return;
     if (this.#releases) this.#release();
     else this.#whole = false;
+  }
+
+  /** The values of the host into the shard; the stream of the device orders it before the gather. */
+  #fetch(): void {
+    noGrad(() => scope(() => ops.copy_(this.#shard, this.#values, { non_blocking: true })));
   }
 
   #release(): void {
@@ -164,6 +186,6 @@ export class ShardedUnit {
   /** Frees the buffers. */
   dispose(): void {
     for (const { tensor } of this.parts) tensor.dispose();
-    for (const t of [this.shard, this.#flat]) t.dispose();
+    for (const t of new Set([this.#values, this.#shard, this.#flat])) t.dispose();
   }
 }

@@ -13,6 +13,7 @@ import { checkAlike } from './alike.js';
 import { planBuckets } from './buckets.js';
 import type { Compression } from './compress.js';
 import { GradientShards } from './gradient-shards.js';
+import type { Offload } from './offload.js';
 import { replicate } from './replicate.js';
 import { ShardedUnit } from './sharded-unit.js';
 import { alone, type Part, type Pass, type Strategy } from './strategy.js';
@@ -40,6 +41,11 @@ export interface ZeroOptions {
   fill?: (parameter: Tensor, into: Tensor) => void;
   /** Where parameters on the meta device are filled. Default 'cpu'. */
   device?: string;
+  /**
+   * Keeps in host memory what the optimizer updates ('optimizer'), or with stage 3 this rank's shard as well ('parameters').
+   * The optimizer then runs on the CPU; it saves memory of a CUDA device, also with a single rank. Default: nothing.
+   */
+  offload?: Offload;
   /** How many segments ahead parameters are fetched. Default 1. */
   prefetch?: number;
 }
@@ -49,7 +55,7 @@ const MIB = 1024 * 1024;
 /**
  * The strategy that shards the states of training over `group`. The parameters stay the same Tensor objects; after
  * {@link Strategy.part} optimizers work on parts of them. Under stage 3 a parameter can be read only while its segment
- * runs, and in {@link Strategy.whole}; frozen parameters are sharded too. With a group of one it does nothing.
+ * runs, and in {@link Strategy.whole}; frozen parameters are sharded too. With a group of one it does nothing but offload.
  * Throws BAD_ARGUMENT for options that make no sense, and when the ranks' parameters do not match. Collective.
  */
 export function zero(segments: readonly Segment[], group: Group, options: ZeroOptions): Strategy {
@@ -57,7 +63,8 @@ export function zero(segments: readonly Segment[], group: Group, options: ZeroOp
   const { bucketBytes = (group.backend === 'nccl' ? 25 : 4) * MIB } = options;
   const stage = checkOptions(group, options, { bucketBytes, prefetch });
   const many = replicas !== undefined && replicas.size > 1 ? replicas : null;
-  if (group.size === 1) return many === null ? alone : replicate(segments, many, { op, broadcast, bucketBytes });
+  if (group.size === 1 && options.offload === undefined)
+    return many === null ? alone : replicate(segments, many, { op, broadcast, bucketBytes });
 
   const releases = stage === 3;
   const plans = releases
@@ -65,9 +72,9 @@ export function zero(segments: readonly Segment[], group: Group, options: ZeroOp
     : planBuckets(segments, { bytes: bucketBytes });
   for (const ranks of many === null ? [group] : [many, group]) checkAlike('zero', plans, ranks);
   const sources = broadcast ? (many === null ? [group] : [many, group]) : [];
-  const { fill, device } = options;
+  const { fill, device, offload } = options;
   const inOrder = [...plans].sort((a, b) => a.readyAt - b.readyAt); // random numbers are drawn as for a whole model
-  const units = inOrder.map((plan) => new ShardedUnit(plan, group, { releases, sources, fill, device }));
+  const units = inOrder.map((plan) => new ShardedUnit(plan, group, { releases, sources, fill, device, offload }));
   if (fill !== undefined) {
     const filled = units.flatMap(({ plan }, i) =>
       plan.slots.map(({ parameter }, j) => [inOrder[i]!.slots[j]!.parameter, parameter] as const),
@@ -140,7 +147,7 @@ const WHOLE = -1;
 
 function checkOptions(
   group: Group,
-  { stage, op = 'sum', reduceDtype, replicas, compression }: ZeroOptions,
+  { stage, op = 'sum', reduceDtype, replicas, compression, offload }: ZeroOptions,
   { bucketBytes, prefetch }: { bucketBytes: number; prefetch: number },
 ): 1 | 2 | 3 {
   const refuse = (what: string, received: unknown): ShardloopError =>
@@ -159,6 +166,9 @@ function checkOptions(
   if (compression !== undefined && reduceDtype !== undefined) throw refuse('reduceDtype or compression', 'both');
   if (!(bucketBytes > 0)) throw refuse('bucketBytes to be positive', bucketBytes);
   if (!Number.isSafeInteger(prefetch) || prefetch < 0) throw refuse('prefetch to be a whole number from 0', prefetch);
+  if (offload !== undefined && offload !== 'optimizer' && offload !== 'parameters')
+    throw refuse("offload to be 'optimizer' or 'parameters'", offload);
+  if (offload === 'parameters' && stage !== 3) throw refuse("stage 3 beside offload 'parameters'", `stage ${stage}`);
   if (replicas === group) throw refuse('replicas to be another group than that of the shards', 'the same');
   return stage;
 }

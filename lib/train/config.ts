@@ -75,6 +75,15 @@ const training = {
   bucketMb: positive()
     .optional()
     .describe('most MiB of gradients that travel together (default: 4 over Gloo, 25 over NCCL)'),
+  offload: z
+    .enum(['none', 'optimizer', 'parameters'])
+    .default('none')
+    .describe('with `zero` and CUDA: keep optimizer and gradients in host memory, or with stage 3 the parameters too'),
+  offloadFolder: z
+    .string()
+    .min(1)
+    .optional()
+    .describe("folder on a local disk for the optimizer's states (memory-mapped files); on CUDA beside `offload`"),
   checkpointing: z
     .union([z.enum(['none', 'full']), whole(1)])
     .default('none')

@@ -21,6 +21,7 @@ type Leaf = (value: unknown, found: Found) => string | undefined;
 
 interface Found {
   values: Record<string, unknown>;
+  offload: { optimizer?: 'none' | 'cpu' | 'nvme'; parameters?: 'none' | 'cpu' };
   triple: { train?: number; micro?: number; accum?: number };
   /** Of fp16 and bf16: which are switched on. */
   enabled: Set<string>;
@@ -36,6 +37,14 @@ const number =
   (value, { values }) => {
     if (!isNumber(value)) return `expected a number, received ${show(value)}`;
     values[key] = convert(value);
+  };
+
+/** A text that becomes the option `key`. */
+const text =
+  (key: string): Leaf =>
+  (value, { values }) => {
+    if (typeof value !== 'string' || value === '') return `expected a text, received ${show(value)}`;
+    values[key] = value;
   };
 
 /** Takes only the values that say what is done here anyway. */
@@ -89,8 +98,18 @@ const KEYS: Record<string, Leaf> = {
   'zero_optimization.reduce_scatter': only(true),
   'zero_optimization.round_robin_gradients': only(false),
   'zero_optimization.stage3_gather_16bit_weights_on_model_save': only(true),
-  'zero_optimization.offload_optimizer.device': only('none'),
-  'zero_optimization.offload_param.device': only('none'),
+  'zero_optimization.offload_optimizer.device': (value, { offload }) => {
+    if (value !== 'none' && value !== 'cpu' && value !== 'nvme')
+      return `expected one of none, cpu, nvme, received ${show(value)}`;
+    offload.optimizer = value;
+  },
+  'zero_optimization.offload_optimizer.nvme_path': text('offloadFolder'),
+  'zero_optimization.offload_optimizer.pin_memory': only(true, false), // it is, where it travels to a CUDA device
+  'zero_optimization.offload_param.device': (value, { offload }) => {
+    if (value !== 'none' && value !== 'cpu') return `expected none or cpu, received ${show(value)}`;
+    offload.parameters = value;
+  },
+  'zero_optimization.offload_param.pin_memory': only(true, false),
   'bf16.enabled': switched('bf16'),
   'fp16.enabled': switched('fp16'),
   'fp16.auto_cast': only(false),
@@ -143,13 +162,13 @@ export function readDeepSpeed(path: string, known: Known): DeepSpeedOptions {
   }
   if (typeof json !== 'object' || json === null || Array.isArray(json))
     return { values: {}, problems: [`--deepspeed ${path}: expected an object, received ${show(json)}`] };
-  const found: Found = { values: {}, triple: {}, enabled: new Set(), known };
+  const found: Found = { values: {}, offload: {}, triple: {}, enabled: new Set(), known };
   const problems: string[] = [];
   walk(json, '', found, (key, problem) => problems.push(`${key} in ${path}: ${problem}`));
   if ('activation_checkpointing' in json) found.values.checkpointing = 'full';
   if (found.enabled.size > 1) problems.push(`${path}: expected fp16 or bf16 to be enabled, received both`);
   else for (const precision of found.enabled) found.values.precision = precision;
-  problems.push(...solveBatch(path, found));
+  problems.push(...solveOffload(path, found), ...solveBatch(path, found));
   return { values: found.values, problems };
 }
 
@@ -164,6 +183,21 @@ function walk(node: object, prefix: string, found: Found, report: (key: string, 
     } else if (isFolder && typeof value === 'object' && value !== null) walk(value, `${key}.`, found, report);
     else report(key, 'not supported here; remove it');
   }
+}
+
+/** What lies in host memory, and what on a disk. */
+function solveOffload(path: string, { offload: { optimizer, parameters }, values }: Found): string[] {
+  const key = `zero_optimization.offload_optimizer in ${path}`;
+  const onDisk = optimizer === 'nvme';
+  if (onDisk !== (values.offloadFolder !== undefined))
+    return [
+      `${key}: expected device nvme and nvme_path, or neither; received ${onDisk ? 'no nvme_path' : 'nvme_path alone'}`,
+    ];
+  if (parameters === 'cpu' && (optimizer ?? 'none') === 'none')
+    return [`${key}: expected device cpu or nvme beside offload_param, received none: with the parameters it goes too`];
+  if (parameters === 'cpu') values.offload = 'parameters';
+  else if (optimizer !== undefined && optimizer !== 'none') values.offload = 'optimizer';
+  return [];
 }
 
 /** global batch = micro-batch x accumulation x ranks: fills in what is missing, and says where three do not fit. */

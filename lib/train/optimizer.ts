@@ -12,7 +12,9 @@ import {
   linear,
   MasterWeights,
   Muon,
+  mappedFiles,
   type Optimizer,
+  type Place,
   SGD,
   wsd,
 } from '../optim/index.js';
@@ -26,7 +28,8 @@ type Groups = { params: [string, Tensor][]; weightDecay: number }[];
 export type OptimizerConfig = Pick<
   TrainingConfig,
   'optimizer' | 'precision' | 'lr' | 'weightDecay' | 'beta1' | 'beta2' | 'epsilon'
->;
+> &
+  Partial<Pick<TrainingConfig, 'offloadFolder'>>;
 
 /** The optimizer of this rank's part of what trains; half-precision parameters get fp32 masters. */
 export function makeOptimizer(named: [string, Tensor][], config: OptimizerConfig, strategy: Strategy): Optimizer {
@@ -34,18 +37,21 @@ export function makeOptimizer(named: [string, Tensor][], config: OptimizerConfig
     params: partsOf(strategy, params),
     weightDecay,
   }));
-  if (config.optimizer === 'muon')
-    return withMasters(config, groups, (masters) => muon(masters, named, config, strategy));
-  return withMasters(config, groups, (masters) => updateRule(masters, config));
-}
-
-function withMasters(config: OptimizerConfig, groups: Groups, make: (groups: Groups) => Optimizer): Optimizer {
+  const place = config.offloadFolder === undefined ? undefined : mappedFiles(config.offloadFolder);
+  const make = (of: Groups): Optimizer =>
+    config.optimizer === 'muon' ? muon(of, named, config, strategy, place) : updateRule(of, config, place);
   if (!hasMasters(config.precision)) return make(groups);
-  return new MasterWeights({ groups, optimizer: (masters) => make(masters as Groups) });
+  return new MasterWeights({ groups, optimizer: (masters) => make(masters as Groups), place });
 }
 
 /** Muon for the matrices inside the model, with the step size of AdamW, which takes embeddings, head and vectors. */
-function muon(groups: Groups, named: [string, Tensor][], config: OptimizerConfig, strategy: Strategy): Optimizer {
+function muon(
+  groups: Groups,
+  named: [string, Tensor][],
+  config: OptimizerConfig,
+  strategy: Strategy,
+  place?: Place,
+): Optimizer {
   const { lr, beta1: momentum, weightDecay } = config;
   const parameters = new Map(named.filter(([name, t]) => t.ndim === 2 && !/wte|wpe|lm_head/.test(name)));
   const matrices = groups.flatMap(({ params }) => params).filter(([name]) => parameters.has(name));
@@ -55,25 +61,25 @@ function muon(groups: Groups, named: [string, Tensor][], config: OptimizerConfig
   const inOrder = matrices.map(([name]) => parameters.get(name)!);
   const members: Optimizer[] = [];
   if (matrices.length > 0) {
-    const settings = { params: matrices, lr, momentum, weightDecay, adjust: 'rms' as const };
+    const settings = { params: matrices, lr, momentum, weightDecay, adjust: 'rms' as const, place };
     members.push(new Muon(settings, (values, use) => strategy.assemble(inOrder, values, use)));
   }
-  if (rest.length > 0) members.push(updateRule(rest, config));
+  if (rest.length > 0) members.push(updateRule(rest, config, place));
   return new Combined(members);
 }
 
-function updateRule(groups: Groups, config: OptimizerConfig): Optimizer {
+function updateRule(groups: Groups, config: OptimizerConfig, place?: Place): Optimizer {
   const { lr, beta1, beta2, epsilon } = config;
   switch (config.optimizer) {
     case 'adamw':
     case 'muon': // of what muon leaves
-      return new AdamW({ groups, lr, betas: [beta1, beta2], eps: epsilon });
+      return new AdamW({ groups, place, lr, betas: [beta1, beta2], eps: epsilon });
     case 'sgd':
-      return new SGD({ groups, lr, momentum: beta1 });
+      return new SGD({ groups, place, lr, momentum: beta1 });
     case 'adafactor':
-      return new Adafactor({ groups, lr });
+      return new Adafactor({ groups, place, lr });
     case 'lion':
-      return new Lion({ groups, lr, betas: [beta1, beta2] });
+      return new Lion({ groups, place, lr, betas: [beta1, beta2] });
   }
 }
 

@@ -9,7 +9,8 @@ import type { TrainingConfig } from './config.js';
 export type SpreadConfig = Pick<
   TrainingConfig,
   'zero' | 'shardRanks' | 'optimizer' | 'reduceDtype' | 'compress' | 'compressRatio' | 'bucketMb'
->;
+> &
+  Partial<Pick<TrainingConfig, 'offload'>>;
 
 /** Whether the model is made on the meta device and filled shard by shard, so that no rank ever holds it whole. */
 export function fillsShards(config: Pick<SpreadConfig, 'zero' | 'shardRanks'>, { size }: Group): boolean {
@@ -31,6 +32,7 @@ export async function spread(
   made: { fill?: (parameter: Tensor, into: Tensor) => void; device?: string } = {},
 ): Promise<Spread> {
   const { shardRanks, optimizer } = config;
+  const offload = config.offload === 'none' ? undefined : config.offload;
   const stage = config.zero as 0 | 1 | 2 | 3;
   const reduceDtype = { same: undefined, fp32: 'float32', bf16: 'bfloat16' } as const;
   const options = {
@@ -44,9 +46,17 @@ export async function spread(
     if (compression !== undefined) throw misfit('--compress works on shards: expected --zero 1, 2 or 3', '--zero 0');
     if (shardRanks !== undefined)
       throw misfit('--shard-ranks needs something to shard', '--zero 0; use --zero 1, 2 or 3');
+    if (offload !== undefined) throw misfit('--offload works on shards: expected --zero 1, 2 or 3', '--zero 0');
     const strategy = replicate(segments, group, options);
     return { strategy, groups: [group], close: async () => strategy.dispose() };
   }
+  if (offload === 'parameters' && stage !== 3)
+    throw misfit('--offload parameters: expected --zero 3', `--zero ${stage}`);
+  if (offload !== undefined && made.device === 'cpu')
+    throw misfit(
+      '--offload moves memory from a CUDA device to the host: expected one (on the CPU, --offload-folder keeps states on a disk)',
+      'cpu',
+    );
   if (optimizer === 'adafactor') {
     throw misfit(
       '--optimizer adafactor needs whole matrices, and --zero shards them: expected adamw, sgd, lion or muon',
@@ -54,14 +64,14 @@ export async function spread(
     );
   }
   if (shardRanks === undefined || shardRanks === group.size) {
-    const strategy = zero(segments, group, { ...options, ...made, compression, stage });
+    const strategy = zero(segments, group, { ...options, ...made, compression, stage, offload });
     return { strategy, groups: [group], close: async () => strategy.dispose() };
   }
   if (group.size % shardRanks !== 0)
     throw misfit(`--shard-ranks: expected a divisor of ${group.size} ranks`, shardRanks);
   const ranks = await mesh(group, { replicate: group.size / shardRanks, shard: shardRanks });
   const [shards, replicas] = [ranks.group('shard'), ranks.group('replicate')];
-  const strategy = zero(segments, shards, { ...options, ...made, compression, stage, replicas });
+  const strategy = zero(segments, shards, { ...options, ...made, compression, stage, offload, replicas });
   return {
     strategy,
     groups: [shards, replicas],

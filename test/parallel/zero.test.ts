@@ -39,7 +39,7 @@ const apart = (a, b) => Math.max(...a.flatMap((values, i) => Array.from(values, 
 `;
 
 describe('zero', () => {
-  it.each([2, 3, 4])('equals one process on %i ranks in float64, for every stage and recipe', async (ranks) => {
+  it.each([1, 2, 3, 4])('equals one process on %i ranks in float64, for every stage and recipe', async (ranks) => {
     const runs = await runRanks(
       ranks,
       `${MODEL}${STEPS}
@@ -54,13 +54,16 @@ describe('zero', () => {
        for (const stage of [1, 3]) for (const bucketBytes of [1, 200])
          r['buckets of ' + bucketBytes + ' ' + stage] = apart(await train({ stage, bucketBytes }), expected);
        for (const prefetch of [0, 5]) r['prefetch ' + prefetch] = apart(await train({ stage: 3, prefetch }), expected);
+       for (const [stage, offload] of [[1, 'optimizer'], [2, 'optimizer'], [3, 'optimizer'], [3, 'parameters']])
+         for (const micro of [1, 2])
+           r['offload ' + offload + stage + micro] = apart(await train({ stage, offload }, { micro }), await train(null, { micro }));
        report(r);
        await group.destroy();`,
     );
     for (const { err, reports } of runs) {
       expect(err).toBe('');
       const results = Object.entries(reports[0] as Record<string, number>);
-      expect(results).toHaveLength(21);
+      expect(results).toHaveLength(29);
       // float64, ten steps: only the order of sums differs, magnified by Adam's division where a gradient is near zero.
       for (const [name, distance] of results) expect(distance, name).toBeLessThan(1e-9);
     }
@@ -134,6 +137,41 @@ describe('zero', () => {
       expect(held).toBe(whole! / 2);
       // Two segments' parameters are there at a time: the one that runs and the one that is fetched.
       expect(most).toBeLessThan(2.5 * (whole! / 8));
+    }
+  });
+
+  it.each([1, 2])('keeps what the optimizer updates apart from the model with offload, on %i ranks', async (ranks) => {
+    const runs = await runRanks(
+      ranks,
+      `const { ops } = core;
+       const group = await dist.init({ timeoutSeconds: 30 });
+       const report1 = {};
+       for (const [stage, offload] of [[1, 'optimizer'], [3, 'optimizer'], [3, 'parameters']]) {
+         const layers = Array.from({ length: 4 }, () => new nn.Linear({ in: 64, out: 64, bias: false }));
+         const segments = layers.map((l, i) => nn.segment('l' + i, [l], ([x]) => [l.forward(x)]));
+         for (const l of layers) core.noGrad(() => ops.fill_(l.weight, 1));
+         const before = core.memory.stats().bytes;
+         const strategy = parallel.zero(segments, group, { stage, offload, prefetch: 0 });
+         const held = core.memory.stats().bytes - before;
+         for (const l of layers) ops.fill_(strategy.part(l.weight).tensor, 2);
+         const read = () => strategy.whole(() => layers.map((l) => l.weight.dataSync()[0]));
+         const old = await read();
+         strategy.updated();
+         report1[stage + offload] = { held: held / (4 * 64 * 64 * 4), old, now: await read() };
+         strategy.dispose();
+       }
+       report(report1);
+       await group.destroy();`,
+    );
+    const [old, now] = [Array(4).fill(1), Array(4).fill(2)];
+    for (const { err, reports } of runs) {
+      expect(err).toBe('');
+      // In models beside the one that was there; a shard is 1 / ranks. A device would hold all but one shard of it.
+      expect(reports[0]).toEqual({
+        '1optimizer': { held: 1 / ranks, old, now },
+        '3optimizer': { held: 2 / ranks - 1, old, now },
+        '3parameters': { held: 1 / ranks - 1, old: now, now }, // gathers read the host's values at once
+      });
     }
   });
 
@@ -289,7 +327,7 @@ describe('zero', () => {
        const { segments } = build(0);
        const refused = (options) => refusal(() => parallel.zero(segments, group, options));
        const refusals = [{ stage: 4 }, { stage: 1, bucketBytes: 0 }, { stage: 1, prefetch: -1 }, { stage: 1, op: 'max' },
-         { stage: 1, reduceDtype: 'int8' }, { stage: 2, replicas: group }].map(refused);
+         { stage: 1, reduceDtype: 'int8' }, { stage: 2, replicas: group }, { stage: 2, offload: 'parameters' }, { stage: 1, offload: 'nvme' }].map(refused);
        const model = build(0);
        if (rank === 1) model.frozen.requiresGrad = true;
        refusals.push(refusal(() => parallel.zero(model.segments, group, { stage: 3 })));
@@ -307,6 +345,8 @@ describe('zero', () => {
         "BAD_ARGUMENT: zero: expected op to be 'sum' or 'avg', received max",
         "BAD_ARGUMENT: zero: expected reduceDtype to be 'float32' or 'bfloat16', received int8",
         'BAD_ARGUMENT: zero: expected replicas to be another group than that of the shards, received the same',
+        "BAD_ARGUMENT: zero: expected stage 3 beside offload 'parameters', received stage 2",
+        "BAD_ARGUMENT: zero: expected offload to be 'optimizer' or 'parameters', received nvme",
         expect.stringContaining(`[rank ${rank}/2] zero on group 'world': expected the same trainable parameters`),
       ]);
     }

@@ -75,6 +75,24 @@ describe('--deepspeed', () => {
     expect(resolve({ scheduler: { type: 'WarmupDecayLR', params: {} } }).config.schedule).toBe('linear');
   });
 
+  it('takes over what is offloaded, and says what does not fit', () => {
+    const zero = (optimizer: object | undefined, parameters?: object) => ({
+      zero_optimization: { stage: 3, offload_optimizer: optimizer, offload_param: parameters },
+    });
+    const cpu = { device: 'cpu', pin_memory: true };
+    const disk = { device: 'nvme', nvme_path: '/disk' };
+    expect(resolve(zero(cpu)).config).toMatchObject({ zero: 3, offload: 'optimizer' });
+    expect(resolve(zero(cpu, cpu)).config).toMatchObject({ offload: 'parameters' });
+    expect(resolve(zero(disk, cpu)).config).toMatchObject({ offload: 'parameters', offloadFolder: '/disk' });
+    expect(resolve(zero({ device: 'none' })).config.offload).toBe('none');
+    const key = 'zero_optimization.offload_optimizer';
+    expect(refusal(zero({ device: 'none' }, cpu))).toContain(`${key} in ds.json: expected device cpu or nvme beside`);
+    expect(refusal(zero({ device: 'nvme' }))).toContain('expected device nvme and nvme_path, or neither; received no');
+    expect(refusal(zero({ device: 'cpu', nvme_path: '/disk' }))).toContain('received nvme_path alone');
+    expect(refusal(zero({ device: 'tape' }))).toContain('expected one of none, cpu, nvme, received "tape"');
+    expect(refusal(zero(cpu, { device: 'nvme' }))).toContain('expected none or cpu, received "nvme"');
+  });
+
   it('takes over fp16 and its loss scale', () => {
     const fp16 = { enabled: true, loss_scale: 0, initial_scale_power: 10, loss_scale_window: 50, hysteresis: 3 };
     expect(resolve({ fp16: { ...fp16, min_loss_scale: 4 } }).config).toMatchObject({
@@ -95,7 +113,7 @@ describe('--deepspeed', () => {
       fp16: { enabled: true },
     });
     expect(text.split('\n')).toEqual([
-      'zero_optimization.offload_param.device in ds.json: expected "none", which is what is done here, received "nvme"',
+      'zero_optimization.offload_param.device in ds.json: expected none or cpu, received "nvme"',
       'zero_optimization.sub_group_size in ds.json: not supported here; remove it',
       'zero_optimization.overlap_comm in ds.json: expected true, which is what is done here, received false',
       'optimizer.type in ds.json: expected one of AdamW, SGD, Lion, received "OneBitAdam"',
