@@ -2,6 +2,7 @@
 training-rank.ts; the way is ddp, zero1 (DDP with ZeroRedundancyOptimizer), fsdp2 (fully_shard), or deepspeed1..3 where
 DeepSpeed is installed. Gradients are clipped at 1; AdamW is the fused one where the way takes it.
 """
+import os
 import resource
 import sys
 import time
@@ -14,6 +15,9 @@ from transformers.utils import logging
 
 logging.disable_progress_bar()
 
+# Libraries print on stdout: answers go out by a descriptor of their own.
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
 way, folder, precision = sys.argv[1:4]
 rows, length, rank, size, port = map(int, sys.argv[4:9])
 torch.set_num_threads(1)
@@ -40,6 +44,9 @@ def loss_of(net):
 
 
 if way.startswith("deepspeed"):
+    # It looks for its launcher's variables even where the group is there already.
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in names.items()})
     import deepspeed
 
     stage = int(way[-1])
@@ -96,13 +103,13 @@ for line in sys.stdin:
     if command == "loss":
         total = loss.detach().float().clone()
         dist.all_reduce(total)
-        print(total.item() / size, flush=True)
+        print(total.item() / size, file=answers, flush=True)
     elif command == "memory":
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, flush=True)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, file=answers, flush=True)
     else:
         count = int(rest[0])
         dist.barrier()
         start = time.perf_counter_ns()
         for _ in range(count):
             loss = step()
-        print((time.perf_counter_ns() - start) / count, flush=True)
+        print((time.perf_counter_ns() - start) / count, file=answers, flush=True)

@@ -1,17 +1,15 @@
 // The optimizer ops: shardloop::adamw_step_, sgd_step_ and lion_step_, one pass over memory each, and grad_squares.
-// Their schemas, and their CPU side: which instruction set, and how blocks of the list go to threads. CUDA's is
+// Their schemas, and their CPU side: how blocks of the list go to threads. CUDA's is
 // cuda/optimizer.cu.
 #include <ATen/core/Tensor.h>
 #include <torch/library.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <string>
 #include <tuple>
 #include <vector>
 
-#include "error.h"
+#include "cpu_level.h"
 #include "kernels/optimizer_cpu.h"
 #include "optimizer_lists.h"
 #include "parallel.h"
@@ -22,38 +20,12 @@ namespace {
 constexpr int64_t kGrainBlocks = 32;  // as many elements as ATen's grain: fewer are not worth a second thread
 constexpr int64_t kSquaresBlock = 8 * kBlock;
 
-std::vector<const CpuKernels*> usable_kernels() {
-  std::vector<const CpuKernels*> usable{&kOptimizerPlain};
+const CpuKernels& kernels() {
 #if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c")) {
-    usable.push_back(&kOptimizerAvx2);
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512dq"))
-      usable.push_back(&kOptimizerAvx512);
-  }
+  return best_of(kOptimizerPlain, kOptimizerAvx2, kOptimizerAvx512);
+#else
+  return kOptimizerPlain;
 #endif
-  return usable;
-}
-
-std::atomic<const CpuKernels*>& kernels() {
-  static std::atomic<const CpuKernels*> chosen{usable_kernels().back()};
-  return chosen;
-}
-
-// The names of the kernels that this processor can run, the best last.
-std::vector<std::string> optimizer_kernels() {
-  std::vector<std::string> names;
-  for (const CpuKernels* each : usable_kernels()) names.emplace_back(each->name);
-  return names;
-}
-
-// Takes other kernels than the best; for tests that compare them. Answers what was used before.
-std::string use_optimizer_kernels(const std::string& name) {
-  for (const CpuKernels* each : usable_kernels()) {
-    if (name == each->name) return kernels().exchange(each)->name;
-  }
-  throw Error("BAD_ARGUMENT", "use_optimizer_kernels: expected one of optimizer_kernels(), received " + name + ".");
 }
 
 // How many blocks lie before each tensor; at the end, how many there are. So one large tensor and many small ones are
@@ -84,7 +56,7 @@ void* advanced(void* at, int64_t elements, Kind kind) {
 
 void step_on_cpu(const Step& step) {
   const auto before = blocks_before(step.items.size(), kBlock, [&](size_t i) { return step.items[i].n; });
-  const CpuKernels& table = *kernels().load();
+  const CpuKernels& table = kernels();
   const Kinds kinds = step.kinds;
   parallel_for(before.back(), kGrainBlocks, [&](int64_t begin, int64_t end) {
     size_t i = tensor_of(before, begin);
@@ -107,7 +79,7 @@ void step_on_cpu(const Step& step) {
 std::tuple<double, int64_t> grad_squares(at::TensorList gradients) {
   const auto dense = prepare_gradients("shardloop::grad_squares", gradients);
   const auto before = blocks_before(dense.size(), kSquaresBlock, [&](size_t i) { return dense[i].numel(); });
-  const CpuKernels& table = *kernels().load();
+  const CpuKernels& table = kernels();
   std::vector<double> sums(static_cast<size_t>(before.back()));
   parallel_for(before.back(), kGrainBlocks * kBlock / kSquaresBlock, [&](int64_t begin, int64_t end) {
     size_t i = tensor_of(before, begin);
@@ -140,8 +112,6 @@ TORCH_LIBRARY_FRAGMENT(shardloop, m) {
       "lion_step_(Tensor(a!)[] masters, Tensor(b!)[] parameters, Tensor[] gradients, Tensor(c!)[] exp_avgs, *, "
       "float lr, float beta1, float beta2, float weight_decay, float grad_scale) -> ()");
   m.def("grad_squares(Tensor[] gradients) -> (float, int)");
-  m.def("optimizer_kernels() -> str[]", &optimizer_kernels);
-  m.def("use_optimizer_kernels(str name) -> str", &use_optimizer_kernels);
 }
 
 TORCH_LIBRARY_IMPL(shardloop, CPU, m) {

@@ -1,5 +1,5 @@
 // Losses. Weighing by tokens over micro-batches is the training loop's.
-import { describe, isFloatingDType, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
+import { call, describe, isFloatingDType, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
 
 /** 'mean' over what counts, 'sum', or 'none': one value for each position. */
 export type Reduction = 'mean' | 'sum' | 'none';
@@ -14,6 +14,11 @@ export interface CrossEntropyOptions {
   ignoreIndex?: number;
   /** Share of the target that is spread evenly over all classes, in [0, 1] (default 0). */
   labelSmoothing?: number;
+  /**
+   * One native op that keeps no copy of the logits (default true; on the CPU). False composes it of libtorch's ops, which is
+   * the reference, and what runs on CUDA.
+   */
+  fused?: boolean;
 }
 
 /**
@@ -22,7 +27,7 @@ export interface CrossEntropyOptions {
  * float32. Throws BAD_ARGUMENT for other shapes, dtypes or options.
  */
 export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntropyOptions = {}): Tensor {
-  const { reduction = 'mean', ignoreIndex = -100, labelSmoothing = 0 } = options;
+  const { reduction = 'mean', ignoreIndex = -100, labelSmoothing = 0, fused = true } = options;
   const classes = logits.shape.at(-1) ?? 0;
   if (
     labels.dtype !== 'int64' ||
@@ -46,20 +51,31 @@ export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntro
       `crossEntropy: expected labelSmoothing in [0, 1], received ${describe(labelSmoothing)}`,
     );
   }
+  const code = reductionCode('crossEntropy', reduction);
   return scope(() => {
     const flat = ops.reshape(logits, [-1, classes]); // (N, V)
-    const half = flat.dtype === 'bfloat16' || flat.dtype === 'float16';
-    const loss = ops.cross_entropy_loss(
-      half ? ops._to_copy(flat, { dtype: 'float32' }) : flat,
-      ops.reshape(labels, [-1]),
-      {
-        reduction: reductionCode('crossEntropy', reduction),
-        ignore_index: ignoreIndex,
-        label_smoothing: labelSmoothing,
-      },
-    );
+    const rows = ops.reshape(labels, [-1]); // (N)
+    const isFused = fused && classes > 0 && (flat.device === 'cpu' || flat.device === 'meta');
+    const loss = isFused
+      ? reduced(fusedRows(flat, rows, ignoreIndex, labelSmoothing), rows, ignoreIndex, reduction)
+      : ops.cross_entropy_loss(isHalf(flat) ? ops._to_copy(flat, { dtype: 'float32' }) : flat, rows, {
+          ...{ reduction: code, ignore_index: ignoreIndex, label_smoothing: labelSmoothing },
+        });
     return reduction === 'none' ? ops.reshape(loss, [...labels.shape]) : loss;
   });
+}
+
+const isHalf = ({ dtype }: Tensor): boolean => dtype === 'bfloat16' || dtype === 'float16';
+
+/** The loss of each row (N), 0 where it does not count; float32, or float64 for such logits. */
+function fusedRows(logits: Tensor, labels: Tensor, ignoreIndex: number, labelSmoothing: number): Tensor {
+  return call('shardloop::cross_entropy', logits, labels, ignoreIndex, labelSmoothing) as Tensor;
+}
+
+function reduced(rows: Tensor, labels: Tensor, ignoreIndex: number, reduction: Reduction): Tensor {
+  if (reduction === 'none') return rows;
+  const sum = ops.sum(rows);
+  return reduction === 'sum' ? sum : ops.div(sum, ops.sum(ops.ne(labels, ignoreIndex)));
 }
 
 /** The squared difference of two tensors of one shape: a scalar, or for reduction 'none' that shape. Default 'mean'. */

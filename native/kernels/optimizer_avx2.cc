@@ -1,6 +1,5 @@
 // The optimizer kernels for AVX2.
 #if defined(__x86_64__)
 #define SHARDLOOP_KERNELS kOptimizerAvx2
-#define SHARDLOOP_KERNELS_NAME "avx2"
 #include "optimizer_cpu_body.h"
 #endif

@@ -3,7 +3,8 @@
 // ops, and the tests compare bit for bit. So these files are compiled without contraction (CMakeLists.txt).
 #pragma once
 #include <cmath>
-#include <cstdint>
+
+#include "kinds.h"
 
 #ifdef __CUDACC__
 #define SHARDLOOP_EACH __host__ __device__ __forceinline__
@@ -12,9 +13,6 @@
 #endif
 
 namespace shardloop {
-
-// What the elements of a list are.
-enum class Kind : uint8_t { none, f64, f32, bf16, f16 };
 
 // One list is of one dtype each; the states have that of the masters.
 struct Kinds {

@@ -18,11 +18,11 @@ import {
 import { AdamW, gradNorm, gradSquares, Lion, MasterWeights, type Optimizer, SGD } from '../../lib/optim/index.js';
 import { raises } from '../core/raises.js';
 
-const kernels = call('shardloop::optimizer_kernels') as string[];
+const kernels = call('shardloop::cpu_kernels') as string[];
 const threads = getNumThreads();
 
 afterEach(() => {
-  call('shardloop::use_optimizer_kernels', kernels.at(-1)!);
+  call('shardloop::use_cpu_kernels', kernels.at(-1)!);
   setNumThreads(threads);
 });
 
@@ -118,7 +118,7 @@ describe.each(Object.keys(RULES))('%s', (rule) => {
     test(`equals the composed update in every bit: ${setting.title}`, () => {
       const reference = outcome(make, false, setting, { steps: 5 });
       for (const name of kernels) {
-        call('shardloop::use_optimizer_kernels', name);
+        call('shardloop::use_cpu_kernels', name);
         const native = outcome(make, true, setting, { steps: 5 });
         if (setting.param === 'float64' && rule.startsWith('AdamW')) expectClose(native, reference);
         else expectSame(native, reference);
@@ -148,7 +148,7 @@ describe.each(Object.keys(RULES))('%s', (rule) => {
     const run = { steps: 2, sizes: [70_000, 3, 50_001] };
     const results = kernels.flatMap((name) =>
       [1, 2, 3].map((n) => {
-        call('shardloop::use_optimizer_kernels', name);
+        call('shardloop::use_cpu_kernels', name);
         setNumThreads(n);
         return outcome(make, true, SETTINGS[1]!, run);
       }),
@@ -250,7 +250,7 @@ describe('what the ops refuse', () => {
     const p = ones([4], { requiresGrad: true });
     const step = () => call('shardloop::lion_step_', [p], [], f(), f(), 0.1, 0.9, 0.99, 0, 1);
     expect(raises('BAD_ARGUMENT', step).message).toMatch(/requires a gradient and is updated in place/);
-    expect(() => call('shardloop::use_optimizer_kernels', 'mmx')).toThrow(/expected one of optimizer_kernels\(\)/);
+    expect(() => call('shardloop::use_cpu_kernels', 'mmx')).toThrow(/expected one of cpu_kernels\(\)/);
     expect(() => noGrad(() => call('shardloop::sgd_step_', [], [], [], [], 0.1, 0, 0, false, 1))).toThrow();
   });
 });
@@ -269,7 +269,7 @@ describe('gradSquares', () => {
       const exact = params.flatMap((p) => [...numbers(p.grad!)]).reduce((sum, x) => sum + x * x, 0);
       const sums = kernels.flatMap((name) =>
         [1, 2].map((n) => {
-          call('shardloop::use_optimizer_kernels', name);
+          call('shardloop::use_cpu_kernels', name);
           setNumThreads(n);
           return gradSquares(params).sum;
         }),

@@ -1,0 +1,3 @@
+// The cross-entropy kernels for any processor.
+#define SHARDLOOP_KERNELS kCrossEntropyPlain
+#include "cross_entropy_body.h"
