@@ -1,12 +1,14 @@
 // `npm run soak`: the long forms of what the tests do shortly: 100,000 fuzzed calls of the bridge in child processes, ten
-// thousand training steps with flat memory, every fault between ranks ten times, and fifty kills in the middle of training
-// and saving. A death names its seed and its call. Options: --calls N, --seed N, --steps N, --faults N, --kills N, --only
-// REGEX (of op names).
+// thousand training steps with flat memory, every fault between ranks ten times, fifty kills in the middle of training
+// and saving, and 2,000 steps on four ranks of which one is killed every 300. A death names its seed and its call.
+// Options: --calls N, --seed N, --steps N, --faults N, --kills N, --restart-steps N, --restart-every N, --only REGEX (of
+// op names); 0 leaves a part out.
 import { parseArgs } from 'node:util';
 import { FAULTS, faultsOf, runFault } from '../test/dist/faults.js';
 import { type Run, runChild, runTraining } from '../test/fuzz/runner.js';
 import { faultsOfOutcome, faultsOfTrace } from '../test/fuzz/verdict.js';
 import { killRuns } from '../test/train/kills.js';
+import { restartedRun } from '../test/train/restarts.js';
 
 const { values } = parseArgs({
   options: {
@@ -15,6 +17,8 @@ const { values } = parseArgs({
     steps: { type: 'string', default: '10000' },
     faults: { type: 'string', default: '10' },
     kills: { type: 'string', default: '50' },
+    'restart-steps': { type: 'string', default: '2000' },
+    'restart-every': { type: 'string', default: '300' },
     only: { type: 'string', default: '' },
   },
 });
@@ -66,6 +70,19 @@ if (Number(values.kills) > 0) {
   for (const fault of killed.faults) console.log(`  ${fault}`);
   console.log(
     `${values.kills} kills, ${killed.midSave} of them in the middle of a save, ${killed.faults.length} faults`,
+  );
+}
+const restartSteps = Number(values['restart-steps']);
+if (restartSteps > 0) {
+  const plan = { steps: restartSteps, every: Number(values['restart-every']), ranks: 4, seed: Number(values.seed) };
+  const began = performance.now();
+  const run = await restartedRun(plan, console.log);
+  faults.push(...run.faults);
+  for (const fault of run.faults) console.log(`  ${fault}`);
+  console.log(
+    `${restartSteps} steps on ${plan.ranks} ranks, ${run.kills} kills, each with a restart: ${run.repeated} steps trained again, final ` +
+      `loss ${run.loss[1]}, undisturbed ${run.loss[0]}, ${run.faults.length} faults, ` +
+      `${((performance.now() - began) / 1000).toFixed(0)} s for both runs`,
   );
 }
 if (faults.length > 0) process.exitCode = 1;
