@@ -3,6 +3,7 @@
 import { Command } from 'commander';
 import type { z } from 'zod';
 import type { TrainingSchema } from '../train/config.js';
+import { checkFolders, checkOptions } from '../train/option-check.js';
 import type { RunOptions, RunResult } from '../train/run.js';
 import { fail, printJson } from './exit.js';
 import { addConfigOptions, printConfig, type RunFlags, resolveOptions } from './options.js';
@@ -27,7 +28,11 @@ export function trainingCommand<S extends TrainingSchema>(definition: TrainingCo
       const resolved = resolveOptions(schema, flags);
       if (flags.printConfig) return printConfig(resolved, flags.json);
       const config = resolved.config as z.infer<S>;
-      if (mustStartRanks(config)) return await startRanks(config);
+      if (mustStartRanks(config)) {
+        checkOptions(config, config.nproc);
+        checkFolders(config);
+        return await startRanks(config);
+      }
       stop = listenForStop();
       const train = await load();
       const { signal, enter: onPhase } = stop;

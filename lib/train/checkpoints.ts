@@ -25,6 +25,7 @@ import {
 import type { LossScaler, OptimizerState, Schedule } from '../optim/index.js';
 import { contentOf, joinValues, loadParameters, optimizerState, type Subject } from './checkpoint-content.js';
 import { findCheckpoint, launchId, pointTo } from './checkpoint-folder.js';
+import { NOTHING_SCORED } from './option-check.js';
 import { compareOrigins, type Origin, originOf } from './origin.js';
 import { type Run, tell } from './run.js';
 
@@ -100,18 +101,9 @@ export class Checkpoints {
   #best: Best | null = null;
   #save: Save | null = null;
 
-  /** Throws BAD_CONFIG for options that ask for nothing. */
+  /** Throws BAD_CONFIG when the best is to be kept, and nothing was held out to score. */
   constructor(run: Run, subject: Captured) {
-    const { saveBackground, saveThrottleMb, saveBest } = run.config;
-    if (saveThrottleMb !== undefined && !saveBackground) {
-      throw new ShardloopError('BAD_CONFIG', '--save-throttle-mb is for --save-background, which is not set; set both');
-    }
-    if (saveBest && !subject.evaluates) {
-      throw new ShardloopError(
-        'BAD_CONFIG',
-        '--save-best needs held-out records that are scored between steps: expected --eval-steps, and --eval-split or --eval-data',
-      );
-    }
+    if (run.config.saveBest && !subject.evaluates) throw new ShardloopError('BAD_CONFIG', NOTHING_SCORED);
     this.#run = run;
     this.#subject = subject;
   }

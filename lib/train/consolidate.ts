@@ -7,7 +7,7 @@ import { loadTokenizer } from '../data/index.js';
 import { type Checkpoint, type LazyTensor, openCheckpoint, RESULT, writeFileAtomic } from '../io/index.js';
 import { loadShape, saveModel } from '../models/index.js';
 import { writeAdapterTensors } from '../peft/index.js';
-import { requireFolder } from './examples.js';
+import { requireFolder } from './in-folder.js';
 import type { Origin } from './origin.js';
 import { refuseFile, refuseOverwriting } from './out-folder.js';
 

@@ -220,6 +220,7 @@ function solveBatch(path: string, { triple, values, known }: Found): string[] {
         `${path}: expected train_batch_size = micro-batch x accumulation x ranks, received ${train} for ` +
           `${micro} x ${accum} x ${world}`,
       );
+      return problems; // a fraction of a record would be a second problem
     }
   }
   if (micro !== undefined) values.microBatch = micro;

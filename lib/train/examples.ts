@@ -1,6 +1,6 @@
 // From the data files of a run to sequences: read, encode, hold out, pack. Everything wrong with a record is said here,
 // before training begins.
-import { readFileSync, statSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { ShardloopError } from '../core/errors.js';
 import {
   ChatTemplate,
@@ -16,6 +16,7 @@ import {
   type Tokenizer,
 } from '../data/index.js';
 import type { FinetuneConfig } from './config.js';
+import { requireFile } from './in-folder.js';
 
 /** The data of a tuning run. */
 export interface Examples {
@@ -99,16 +100,4 @@ export function templateSource(template: string | undefined, tokenizer: Tokenize
   if (template === undefined) return tokenizer.chatTemplate;
   if (template === 'none') return DEFAULT_CHAT_TEMPLATE;
   return readFileSync(requireFile('--template', template), 'utf8');
-}
-
-/** BAD_CONFIG unless `path` is a file. */
-export function requireFile(flag: string, path: string): string {
-  if (statSync(path, { throwIfNoEntry: false })?.isFile()) return path;
-  throw new ShardloopError('BAD_CONFIG', `${flag}: expected a file, found none at ${path}`);
-}
-
-/** BAD_CONFIG unless `path` is a folder. */
-export function requireFolder(flag: string, path: string): string {
-  if (statSync(path, { throwIfNoEntry: false })?.isDirectory()) return path;
-  throw new ShardloopError('BAD_CONFIG', `${flag}: expected a folder, found none at ${path}`);
 }

@@ -1,15 +1,15 @@
 // Fine-tuning, from a model folder and a file of records to an adapter or a new model folder. Reads like its own table
 // of contents; what each line does is in the file that it comes from.
-import { join } from 'node:path';
 import type { z } from 'zod';
 import type { Tensor } from '../core/index.js';
 import { describeModel, loadModel, openWeights, saveModel } from '../models/index.js';
 import { addLora, describeAdapter, saveAdapter } from '../peft/index.js';
 import { type FinetuneConfig, finetuneSchema } from './config.js';
 import { resolveConfig } from './config-sources.js';
-import { readExamples, requireFolder } from './examples.js';
+import { readExamples } from './examples.js';
 import { trainLoop } from './loop.js';
-import { refuseOverwriting } from './out-folder.js';
+import { checkFolders } from './option-check.js';
+import { resultOf } from './out-folder.js';
 import { weightDtype } from './precision.js';
 import { closeRun, describeRun, openRun, type RunOptions, type RunResult, stopIfAsked, tell } from './run.js';
 import { fillsShards } from './spread.js';
@@ -25,8 +25,8 @@ export type FinetuneOptions = z.input<typeof finetuneSchema>;
 export async function finetune(config: FinetuneOptions, options: RunOptions = {}): Promise<RunResult> {
   const run = await openRun('finetune', resolveConfig(finetuneSchema, { flags: config }).config, options);
   try {
-    const dir = requireFolder('--model', run.config.model);
-    refuseOverwriting('--out', resultOf(run.config), { '--model': dir });
+    checkFolders(run.config);
+    const dir = run.config.model;
     await stopIfAsked(run);
     const sharded = fillsShards(run.config, run.group);
     const device = sharded ? 'meta' : run.device;
@@ -64,8 +64,6 @@ export async function finetune(config: FinetuneOptions, options: RunOptions = {}
     await closeRun(run);
   }
 }
-
-const resultOf = ({ out, method }: FinetuneConfig) => join(out, method === 'lora' ? 'adapter' : 'model');
 
 const adapterOptions = ({ loraRank, loraAlpha, loraDropout, targetModules }: FinetuneConfig) => ({
   rank: loraRank,

@@ -7,7 +7,8 @@ import { ChatTemplate, loadTokenizer, type Tokenizer } from '../data/index.js';
 import { exists } from '../io/index.js';
 import { type FinishReason, generate, loadModel } from '../models/index.js';
 import { loadAdapter } from '../peft/index.js';
-import { requireFolder, templateSource } from './examples.js';
+import { templateSource } from './examples.js';
+import { requireFolder } from './in-folder.js';
 
 /** What {@link generateText} takes. */
 export interface GenerateTextOptions {

@@ -1,8 +1,8 @@
 // A model folder and an adapter into one model folder: what `shardloop merge` does.
 import { loadModel, saveModel } from '../models/index.js';
 import { loadAdapter, loraLayers, mergeLora } from '../peft/index.js';
-import { requireFolder } from './examples.js';
 import { ownTemplate } from './generate-text.js';
+import { requireFolder } from './in-folder.js';
 import { refuseOtherContent, refuseOverwriting } from './out-folder.js';
 
 /** What {@link mergeAdapter} takes. */

@@ -3,6 +3,11 @@
 import { readdirSync, realpathSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { ShardloopError } from '../core/errors.js';
+import type { FinetuneConfig } from './config.js';
+
+/** Where a tuning run leaves its result. */
+export const resultOf = ({ out, method }: Pick<FinetuneConfig, 'out' | 'method'>) =>
+  join(out, method === 'lora' ? 'adapter' : 'model');
 
 /** BAD_CONFIG when `path` is a file: results go to folders. */
 export function refuseFile(flag: string, path: string): void {

@@ -1,6 +1,6 @@
 // What --precision stands for: the dtype of the weights, whether what trains has fp32 masters, in what the products are
 // computed, and the loss scale that fp16 needs.
-import { autocast, ShardloopError } from '../core/index.js';
+import { autocast } from '../core/index.js';
 import { LossScaler } from '../optim/index.js';
 import type { TrainingConfig } from './config.js';
 
@@ -29,17 +29,11 @@ export function precisionScope(precision: Precision, device: string): <T>(fn: ()
   return (fn) => autocast({ dtype: 'bfloat16', device: device === 'cpu' ? 'cpu' : 'cuda' }, fn);
 }
 
-/** The loss scale of an fp16 run; null for other precisions. Throws BAD_CONFIG when the scales do not fit each other. */
+/** The loss scale of an fp16 run; null for other precisions. */
 export function makeScaler(config: TrainingConfig): LossScaler | null {
   if (config.precision !== 'fp16') return null;
   const { lossScale, lossScaleInitial, lossScaleWindow, lossScaleHysteresis, minLossScale } = config;
   if (lossScale !== 'dynamic') return new LossScaler({ dynamic: false, initial: lossScale, minimum: lossScale });
-  if (lossScaleInitial < minLossScale) {
-    throw new ShardloopError(
-      'BAD_CONFIG',
-      `--loss-scale-initial: expected at least --min-loss-scale ${minLossScale}, received ${lossScaleInitial}`,
-    );
-  }
   return new LossScaler({
     initial: lossScaleInitial,
     window: lossScaleWindow,

@@ -2,14 +2,13 @@
 // file that it comes from.
 import { join } from 'node:path';
 import type { z } from 'zod';
-import { ShardloopError } from '../core/errors.js';
 import { byteTokenizer, loadTokenizer, type Tokenizer } from '../data/index.js';
 import { describeModel, GPT2LMHeadModel, saveModel } from '../models/index.js';
 import { init } from '../nn/index.js';
 import { type PretrainConfig, pretrainSchema } from './config.js';
 import { resolveConfig } from './config-sources.js';
-import { requireFolder } from './examples.js';
 import { type TrainingModel, trainLoop } from './loop.js';
+import { checkFolders } from './option-check.js';
 import { weightDtype } from './precision.js';
 import { closeRun, describeRun, openRun, type Run, type RunOptions, type RunResult, stopIfAsked } from './run.js';
 import { fillsShards } from './spread.js';
@@ -26,6 +25,7 @@ export type PretrainOptions = z.input<typeof pretrainSchema>;
 export async function pretrain(config: PretrainOptions, options: RunOptions = {}): Promise<RunResult> {
   const run = await openRun('pretrain', resolveConfig(pretrainSchema, { flags: config }).config, options);
   try {
+    checkFolders(run.config);
     await stopIfAsked(run);
     const tokenizer = await chooseTokenizer(run.config.tokenizer);
     const text = await readText(run.config, tokenizer);
@@ -50,15 +50,12 @@ export async function pretrain(config: PretrainOptions, options: RunOptions = {}
 }
 
 async function chooseTokenizer(name: string): Promise<Tokenizer> {
-  return name === 'byte' ? byteTokenizer() : await loadTokenizer(requireFolder('--tokenizer', name));
+  return name === 'byte' ? byteTokenizer() : await loadTokenizer(name);
 }
 
 /** The same weights on every rank: the random state was seeded alike. Where they are sharded they are drawn later. */
 function makeModel({ config, device, group }: Run<PretrainConfig>, tokenizer: Tokenizer): TrainingModel {
   const { layers, heads, width, dropout, seqLen } = config;
-  if (width % heads !== 0) {
-    throw new ShardloopError('BAD_CONFIG', `--heads: expected a divisor of --width ${width}, received ${heads}`);
-  }
   const shape = { n_layer: layers, n_head: heads, n_embd: width, n_positions: seqLen, vocab_size: tokenizer.vocabSize };
   const dropouts = { resid_pdrop: dropout, embd_pdrop: dropout, attn_pdrop: dropout };
   const tokens = { bos_token_id: tokenizer.bosId, eos_token_id: tokenizer.eosId, pad_token_id: tokenizer.padId };

@@ -12,6 +12,7 @@ import { csvSink } from './csv.js';
 import { drawLoss } from './loss-chart.js';
 import { MemoryLedger } from './memory-ledger.js';
 import { fanOut, jsonlSink, type MetricsSink } from './metrics.js';
+import { checkOptions } from './option-check.js';
 import { refuseFile } from './out-folder.js';
 import { progressSink } from './progress.js';
 import { lockOut, type RunLock } from './run-lock.js';
@@ -75,6 +76,7 @@ export async function openRun<C extends TrainingConfig>(
   options: RunOptions,
 ): Promise<Run<C>> {
   checkRanks(config, options);
+  checkOptions(config, options.group?.size ?? readEnvironment().size);
   options.onPhase?.('before the first step');
   if (options.signal?.aborted) throw nothingTrained();
   const { localRank, localSize } = readEnvironment();

@@ -1,11 +1,11 @@
 // What a command line says when it cannot be run: exit code 2 and a sentence, never a stack.
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
 import { version } from '../../lib/train/versions.js';
-import { inProcess } from './run.js';
+import { inProcess, shardloop } from './run.js';
 
 let folder: string;
 beforeAll(() => {
@@ -59,6 +59,65 @@ describe('usage errors', () => {
     const message = expect.stringMatching(/^unknown option '--lora-rnk'/);
     expect(JSON.parse(flag.stdout)).toMatchObject({ error: { code: 'BAD_CONFIG', message } });
     expect((await inProcess('finetune', '--help', '--json')).stdout).not.toContain('"error"');
+  });
+});
+
+describe('what does not fit is said before ranks start, once', () => {
+  const file = (name: string, content: object) => {
+    writeFileSync(join(folder, name), JSON.stringify(content));
+    return join(folder, name);
+  };
+  const given = () => ['--model', folder, '--data', 'd', '--out', join(folder, 'out'), '--nproc', '2'];
+
+  it.each<[string, string[]]>([
+    ['--optimizer adafactor needs whole matrices', ['--zero', '1', '--optimizer', 'adafactor']],
+    ['--shard-ranks needs something to shard', ['--shard-ranks', '2']],
+    ['--shard-ranks: expected a divisor of 2 ranks; received 3', ['--zero', '2', '--shard-ranks', '3']],
+    ['--compress works on shards', ['--compress', 'int8']],
+    ['--compress packs float32', ['--zero', '1', '--compress', 'topk', '--reduce-dtype', 'bf16']],
+    ['--save-throttle-mb is for --save-background', ['--save-throttle-mb', '3']],
+    ['--save-best needs held-out records', ['--save-best', '--eval-split', '0.1']],
+    ['--loss-scale-initial: expected at least', ['--precision', 'fp16', '--loss-scale-initial', '0.5']],
+    ['--model: expected a folder, found none at no-such', ['--model', 'no-such']],
+    ['--out: expected a folder to write', ['--out', join(import.meta.dirname, 'run.ts')]],
+  ])('%s', async (text, flags) => {
+    const { code, stderr, stdout } = await shardloop(['finetune', ...given(), ...flags]);
+    expect(code).toBe(2);
+    expect(stderr.startsWith(`shardloop: ${text}`), stderr).toBe(true);
+    expect(stderr.trimEnd()).not.toContain('\n'); // the launcher would add lines of its own
+    expect(stdout).toBe('');
+    expect(existsSync(join(folder, 'out'))).toBe(false);
+  });
+
+  it('in pretrain too, with all that is wrong at once', async () => {
+    const flags = ['--nproc', '2', '--heads', '3', '--width', '32', '--shard-ranks', '2', '--tokenizer', 'no-such'];
+    const { code, stderr } = await shardloop(['pretrain', '--data', 'd', '--out', join(folder, 'out'), ...flags]);
+    expect(code).toBe(2);
+    expect(stderr.split('\n')).toEqual([
+      'shardloop: --shard-ranks needs something to shard; received --zero 0; use --zero 1, 2 or 3',
+      '--heads: expected a divisor of --width 32, received 3 [BAD_CONFIG]',
+      '',
+    ]);
+    const other = await shardloop([
+      'pretrain',
+      '--data',
+      'd',
+      '--out',
+      join(folder, 'out'),
+      '--nproc',
+      '2',
+      ...flags.slice(-2),
+    ]);
+    expect(other.stderr).toBe('shardloop: --tokenizer: expected a folder, found none at no-such [BAD_CONFIG]\n');
+  });
+
+  it('a batch of a DeepSpeed config that the ranks do not divide is one problem', async () => {
+    const config = file('ds.json', { train_batch_size: 7 });
+    const { code, stderr } = await shardloop(['finetune', ...given(), '--deepspeed', config]);
+    expect(code).toBe(2);
+    expect(stderr).toBe(
+      `shardloop: ${config}: expected train_batch_size = micro-batch x accumulation x ranks, received 7 for 3.5 x 1 x 2 [BAD_CONFIG]\n`,
+    );
   });
 });
 

@@ -38,7 +38,7 @@ describe('offload', () => {
     [{ offload: 'parameters', zero: 2 }, '--offload parameters: expected --zero 3; received --zero 2'],
     [
       { offload: 'optimizer', zero: 1, device: 'cpu' },
-      'expected one (on the CPU, --offload-folder keeps states on a disk)',
+      '--offload takes memory from a CUDA device; on the CPU use --offload-folder; received --device cpu',
     ],
   ] as const)('says what it needs: %o', async (options, message) => {
     await expect(tune(tiny, { ...options, maxSteps: 1 })).rejects.toThrow(message);
