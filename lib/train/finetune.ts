@@ -24,6 +24,7 @@ export type FinetuneOptions = z.input<typeof finetuneSchema>;
  */
 export async function finetune(config: FinetuneOptions, options: RunOptions = {}): Promise<RunResult> {
   const run = await openRun('finetune', resolveConfig(finetuneSchema, { flags: config }).config, options);
+  const opened: { dispose(): void }[] = [];
   try {
     checkFolders(run.config);
     const dir = run.config.model;
@@ -31,6 +32,7 @@ export async function finetune(config: FinetuneOptions, options: RunOptions = {}
     const sharded = fillsShards(run.config, run.group);
     const device = sharded ? 'meta' : run.device;
     const { model, tokenizer } = await loadModel(dir, { dtype: weightDtype(run.config.precision), device });
+    opened.push(model);
     if (run.config.method === 'lora') addLora(model, { ...adapterOptions(run.config), device: run.device });
     else model.requiresGrad(true);
     const examples = await readExamples(run.config, tokenizer, model.config.n_positions);
@@ -41,6 +43,7 @@ export async function finetune(config: FinetuneOptions, options: RunOptions = {}
     const path = resultOf(run.config);
     const isAdapter = run.config.method === 'lora';
     const weights = sharded ? await openWeights(dir) : null;
+    if (weights) opened.push({ dispose: () => weights.close() });
     const fill = weights ? (name: string, into: Tensor) => weights.copy(name, into) : undefined;
     const summary = await trainLoop(run, { model, fill }, examples, {
       path,
@@ -57,10 +60,9 @@ export async function finetune(config: FinetuneOptions, options: RunOptions = {}
       },
     });
     await describeRun(run, summary);
-    weights?.close();
-    model.dispose();
     return { rank: run.group.rank, summary };
   } finally {
+    for (const each of opened.reverse()) each.dispose();
     await closeRun(run);
   }
 }

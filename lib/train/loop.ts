@@ -57,9 +57,27 @@ export interface TrainingModel {
  */
 export async function trainLoop(
   run: Run,
+  model: TrainingModel,
+  data: TrainingData,
+  result: TrainingResult,
+): Promise<RunSummary> {
+  const opened: Closer[] = [];
+  try {
+    return await trainSteps(run, model, data, result, opened);
+  } finally {
+    for (const close of opened.reverse()) await close();
+  }
+}
+
+/** Gives back what a run holds beside its model. */
+type Closer = () => void | Promise<void>;
+
+async function trainSteps(
+  run: Run,
   { model, fill }: TrainingModel,
   data: TrainingData,
   result: TrainingResult,
+  opened: Closer[],
 ): Promise<RunSummary> {
   const { config, group, device, options } = run;
   const { rank, size: worldSize } = group;
@@ -73,10 +91,12 @@ export async function trainLoop(
   const names = new Map(model.namedParameters().map(([name, t]) => [t, name]));
   const fillOne = fill && ((t: Tensor, into: Tensor) => fill(names.get(t)!, into));
   const { strategy, close } = await spread(run, segments, { fill: fillOne, device });
+  opened.push(close);
   const trainable = model.namedParameters().filter(([, t]) => t.requiresGrad);
   const { ledger } = run;
   ledger.book('parameters');
   const optimizer = makeOptimizer(trainable, config, strategy);
+  opened.push(() => optimizer.dispose());
   optimizer.prepare();
   ledger.book('optimizer');
   const schedule = new Schedule(optimizer, makeSchedule(config, total));
@@ -179,8 +199,6 @@ export async function trainLoop(
     trace.cancel();
     await checkpoints.abandon();
     await sinks.close();
-    optimizer.dispose();
-    await close();
   }
   if (run.leads && !options.dryRun) summary.result = result.path;
   summary.seconds = clock();

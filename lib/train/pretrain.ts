@@ -24,6 +24,7 @@ export type PretrainOptions = z.input<typeof pretrainSchema>;
  */
 export async function pretrain(config: PretrainOptions, options: RunOptions = {}): Promise<RunResult> {
   const run = await openRun('pretrain', resolveConfig(pretrainSchema, { flags: config }).config, options);
+  const opened: { dispose(): void }[] = [];
   try {
     checkFolders(run.config);
     await stopIfAsked(run);
@@ -32,6 +33,7 @@ export async function pretrain(config: PretrainOptions, options: RunOptions = {}
     await stopIfAsked(run);
     const made = makeModel(run, tokenizer);
     const { model } = made;
+    opened.push(model);
 
     await describeRun(run);
     const path = join(run.config.out, 'model');
@@ -42,9 +44,9 @@ export async function pretrain(config: PretrainOptions, options: RunOptions = {}
       write: () => saveModel(model, path, { tokenizer }),
     });
     await describeRun(run, summary);
-    model.dispose();
     return { rank: run.group.rank, summary };
   } finally {
+    for (const each of opened.reverse()) each.dispose();
     await closeRun(run);
   }
 }

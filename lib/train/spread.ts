@@ -44,15 +44,20 @@ export async function spread(
   }
   const ranks = await mesh(group, { replicate: group.size / shardRanks, shard: shardRanks });
   const [shards, replicas] = [ranks.group('shard'), ranks.group('replicate')];
-  const strategy = zero(segments, shards, { ...options, ...made, compression, stage, offload, replicas });
-  return {
-    strategy,
-    groups: [shards, replicas],
-    async close() {
-      strategy.dispose();
-      await ranks.destroy();
-    },
-  };
+  try {
+    const strategy = zero(segments, shards, { ...options, ...made, compression, stage, offload, replicas });
+    return {
+      strategy,
+      groups: [shards, replicas],
+      async close() {
+        strategy.dispose();
+        await ranks.destroy();
+      },
+    };
+  } catch (error) {
+    await ranks.destroy();
+    throw error;
+  }
 }
 
 function compressionOf({ compress, compressRatio: ratio }: SpreadConfig): Compression | undefined {

@@ -2,10 +2,17 @@
 import { createHash } from 'node:crypto';
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { stats } from '../../lib/core/memory.js';
 import type { FinetuneOptions } from '../../lib/train/finetune.js';
 import type { RunOptions } from '../../lib/train/run.js';
+import { runRanks } from '../dist/ranks.js';
 import { losses, makeTiny, metricsOf, type Tiny, tune } from './tiny.js';
+
+setFlagsFromString('--expose-gc');
+const collect = runInNewContext('gc') as () => void;
 
 let tiny: Tiny;
 let folders = 0;
@@ -127,6 +134,46 @@ describe('stop and resume', () => {
     const measured = { seconds: expect.any(Number), memory: expect.any(Object), utilization: expect.any(Number) };
     expect(same.summary).toEqual({ ...summary, result: same.summary.result, ...measured });
     expect(same.summary.seconds).toBeGreaterThan(metricsOf(out)[1]!.time);
+  });
+
+  it('closes what it had opened when it is refused, or a model cannot be changed', async () => {
+    const { out } = await run({ ...config, saveSteps: 2, saveTotalLimit: 9 });
+    const refused = async () => {
+      for (const more of [
+        { resume: join(out, 'checkpoint-2'), optimizer: 'sgd' },
+        { targetModules: 'q_proj' },
+      ] as const)
+        await expect(run({ ...config, ...more })).rejects.toBeInstanceOf(Error);
+    };
+    await refused();
+    for (let i = 0; i < 3; i++) {
+      collect(); // what other tests left must not be freed between the two looks
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    const before = stats().handles;
+    await refused();
+    expect(stats().handles).toBe(before);
+  });
+
+  it('closes the groups of a hybrid shape when it is refused', async () => {
+    const flags = { model: tiny.model, data: tiny.data, method: 'full', zero: 1, shardRanks: 1, resume: 'no-such' };
+    const [first] = await runRanks(
+      2,
+      `const { finetune } = await import('${new URL('../../dist/index.js', import.meta.url).href}');
+       const { readdirSync } = await import('node:fs');
+       const group = await dist.init({ backend: 'gloo' });
+       const refused = () => failure(() => finetune({ ...${JSON.stringify(flags)}, out: ${JSON.stringify(join(tiny.folder, 'hybrid'))} }, { group }));
+       const open = () => readdirSync('/proc/self/fd').length;
+       await refused();
+       const [before, error] = [open(), await refused()];
+       await refused();
+       for (let i = 0; i < 100 && open() > before; i++) await new Promise((resolve) => setTimeout(resolve, 50));
+       report({ error: error.slice(0, 14), more: open() - before });
+       await group.barrier().done();
+       await group.destroy();`,
+    );
+    expect(first!.err).toBe('');
+    expect(first!.reports[0]).toEqual({ error: 'BAD_CHECKPOINT', more: 0 });
   });
 
   it('names the tensor and both shapes when the model has another shape', async () => {
