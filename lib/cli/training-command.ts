@@ -31,6 +31,11 @@ export function trainingCommand<S extends TrainingSchema>(definition: TrainingCo
       if (mustStartRanks(config)) {
         checkOptions(config, config.nproc);
         checkFolders(config);
+        const { resume } = config;
+        if (resume !== undefined && resume !== 'auto') {
+          const { requireCheckpoint } = await import('../io/checkpoint-read.js');
+          await requireCheckpoint(resume);
+        }
         return await startRanks(config);
       }
       stop = listenForStop();

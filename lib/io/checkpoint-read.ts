@@ -3,9 +3,10 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { readFile, stat } from 'node:fs/promises';
-import { basename, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { empty, noGrad, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
-import { type Json, type Manifest, RESULT } from './checkpoint.js';
+import { exists } from './atomic.js';
+import { type Json, listCheckpoints, type Manifest, RESULT } from './checkpoint.js';
 import { type CheckpointIndex, decodeIndex, indexOfFile, type LogicalTensor, numelOf } from './checkpoint-index.js';
 import { readSafetensors, type SafetensorsFile, type WrittenFile } from './safetensors.js';
 import type { TensorSpec } from './safetensors-header.js';
@@ -51,6 +52,7 @@ export interface OpenCheckpointOptions {
  */
 export async function openCheckpoint(path: string, options: OpenCheckpointOptions = {}): Promise<Checkpoint> {
   const [own, count] = options.share ?? [0, 1];
+  await requireCheckpoint(path);
   const { format, step, files } = await readManifest(path);
   const names = Object.keys(files);
   for (const name of names) await checkSize(join(path, name), files[name]!);
@@ -166,6 +168,36 @@ class OpenCheckpoint implements Checkpoint {
     if (found !== undefined) return found;
     throw damaged(this.path, `expected a tensor "${name}" in the group "${group}"`);
   }
+}
+
+/** BAD_CHECKPOINT when `path` is not the folder of one checkpoint; it names those that lie beside it, or in it. */
+export async function requireCheckpoint(path: string): Promise<void> {
+  const stats = await stat(path).catch(() => null);
+  if (stats !== null && !stats.isDirectory()) throw damaged(path, "expected a checkpoint's folder, it is a file");
+  if (stats !== null) {
+    const inside = (await exists(join(path, 'COMMITTED'))) ? [] : await listCheckpoints(path);
+    if (inside.length > 0)
+      throw damaged(path, `expected one checkpoint, it holds several: ${namesOf(inside)}; name one`);
+    return;
+  }
+  const parent = dirname(path);
+  const beside = await listCheckpoints(parent).catch(() => []);
+  const lies = beside.length > 0 ? `${parent} holds ${namesOf(beside)}` : `${parent} holds no checkpoint`;
+  const advice = (await exists(parent)) ? lies : `there is no folder ${parent} either`;
+  throw damaged(path, `expected a checkpoint's folder, there is no such folder; ${advice}`);
+}
+
+const MOST_NAMES = 8;
+
+function namesOf(paths: readonly string[]): string {
+  const older = paths.length > MOST_NAMES ? `${paths.length - MOST_NAMES} older ones, ` : '';
+  return (
+    older +
+    paths
+      .slice(-MOST_NAMES)
+      .map((path) => basename(path))
+      .join(', ')
+  );
 }
 
 async function readManifest(path: string): Promise<Manifest> {

@@ -28,7 +28,7 @@ export {
   writePart,
 } from './checkpoint.js';
 export type { Range, WrittenRange } from './checkpoint-index.js';
-export { type Checkpoint, type OpenCheckpointOptions, openCheckpoint } from './checkpoint-read.js';
+export { type Checkpoint, type OpenCheckpointOptions, openCheckpoint, requireCheckpoint } from './checkpoint-read.js';
 export {
   type LazyTensor,
   readSafetensors,

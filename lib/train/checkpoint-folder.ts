@@ -1,4 +1,4 @@
-// The checkpoints that lie in a run's folder: which one to go on from, what is set aside, and the links `latest` and
+// The checkpoints that lie in a run's folder: which ones to go on from, what is set aside, and the links `latest` and
 // `best`. Called on rank 0 alone. Not here: what is in a checkpoint (checkpoints.ts).
 import { lstat, mkdir, readdir, readFile, rename, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
@@ -10,34 +10,44 @@ export const launchId = () => process.env.SHARDLOOP_LAUNCH_ID || undefined;
 
 const LINKS = ['latest', 'best'] as const;
 
-/** The checkpoint to go on from, or null. Others that this run might mistake for its own are set aside. */
-export async function findCheckpoint(run: Run): Promise<string | null> {
+/**
+ * The checkpoints to go on from, the preferred one first: one that turns out to be damaged gives way to the next. None:
+ * the run begins anew. Others that this run might mistake for its own are set aside.
+ */
+export async function findCheckpoints(run: Run): Promise<string[]> {
   const { config, options } = run;
   const { out, resume } = config;
-  const own = await newestOfThisLaunch(out);
-  if (own === null && resume !== undefined && resume !== 'auto') return resume;
+  const own = await ofThisLaunch(out);
+  const named = resume === undefined || resume === 'auto' ? [] : [resume];
+  if (named.length > 0 && own.length === 0) return named;
   if (!options.dryRun) await latestCheckpoint(out); // cleans up what killed processes left
   const complete = await listCheckpoints(out);
   const broken = (await checkpointFolders(out)).filter((path) => !complete.includes(path));
   const names = broken.map((path) => basename(path)).join(', ');
   if (broken.length > 0) tell(run, `${out}: ${names}: incomplete (no COMMITTED file), cannot be resumed from`);
-  const newest = own ?? (resume === 'auto' ? (complete.at(-1) ?? null) : null);
-  if (!options.dryRun) await setAside(run, newest === null ? [...complete, ...broken] : broken);
-  return newest;
+  const others = resume === 'auto' ? complete.reverse().filter((path) => !own.includes(path)) : named;
+  const found = [...own, ...others];
+  if (!options.dryRun) await setAside(run, found.length === 0 ? [...complete, ...broken] : broken);
+  return found;
 }
 
 /**
- * After a restart by the launcher: the newest checkpoint that this launch wrote, whatever `resume` says. Others in the
- * folder may be of another run, which the first start would have set aside, or of a branch that `resume` left.
+ * After a restart by the launcher: what this launch wrote, newest first, whatever `resume` says. Others in the folder may
+ * be of another run, which the first start would have set aside, or of a branch that `resume` left.
  */
-async function newestOfThisLaunch(out: string): Promise<string | null> {
+async function ofThisLaunch(out: string): Promise<string[]> {
   const launch = launchId();
-  if (launch === undefined || readEnvironment().restartCount === 0) return null;
+  if (launch === undefined || readEnvironment().restartCount === 0) return [];
+  const found: string[] = [];
   for (const path of (await listCheckpoints(out)).reverse()) {
-    const state = JSON.parse(await readFile(join(path, 'state.json'), 'utf8')) as { launch?: string };
-    if (state.launch === launch) return path;
+    const state = await readState(path).catch(() => null);
+    if (state === null || state.launch === launch) found.push(path); // whoever opens it learns why it cannot be read
   }
-  return null;
+  return found;
+}
+
+async function readState(path: string): Promise<{ launch?: string }> {
+  return JSON.parse(await readFile(join(path, 'state.json'), 'utf8')) as { launch?: string };
 }
 
 /** Everything in `out` that is called like a checkpoint, complete or not. */
@@ -47,7 +57,7 @@ async function checkpointFolders(out: string): Promise<string[]> {
 }
 
 /** A run must not meet an earlier run's checkpoints later, nor write over them: they are moved, not deleted. */
-async function setAside(run: Run, found: string[]): Promise<void> {
+export async function setAside(run: Run, found: readonly string[]): Promise<void> {
   if (found.length === 0) return;
   const { out } = run.config;
   const folder = join(out, `before-${new Date().toISOString().replace(/[:.]/g, '-')}`);

@@ -4,12 +4,14 @@
 //
 // States of a save: none -> under way (save(): the folder is begun, every rank writes) -> none (settle(): all have
 // written and rank 0 has committed, or one has failed, every rank throws and nothing is left of it).
+import { realpath } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { ShardloopError } from '../core/index.js';
 import type { BatchSource, DataPosition } from '../data/index.js';
 import {
   type BackgroundWrite,
   beginCheckpoint,
+  type Checkpoint,
   commitCheckpoint,
   exists,
   type Json,
@@ -24,7 +26,7 @@ import {
 } from '../io/index.js';
 import type { LossScaler, OptimizerState, Schedule } from '../optim/index.js';
 import { contentOf, joinValues, loadParameters, optimizerState, type Subject } from './checkpoint-content.js';
-import { findCheckpoint, launchId, pointTo } from './checkpoint-folder.js';
+import { findCheckpoints, launchId, pointTo, setAside } from './checkpoint-folder.js';
 import { NOTHING_SCORED } from './option-check.js';
 import { compareOrigins, type Origin, originOf } from './origin.js';
 import { type Run, tell } from './run.js';
@@ -225,15 +227,16 @@ export class Checkpoints {
 
   /**
    * Go on from the checkpoint that `resume` names, or begin anew. Collective.
-   * Throws BAD_CHECKPOINT when it is damaged, or of another model, method, precision, batch size, seed or data.
+   * Throws BAD_CHECKPOINT when it is damaged (with `auto`: when all are), or of another model, method, precision, batch
+   * size, seed or data.
    */
   async resume(): Promise<StartingPoint> {
     const { config, group, leads } = this.#run;
-    const found = leads ? { path: await findCheckpoint(this.#run), origin: await originOf(config) } : null;
-    const { path, origin } = (await group.broadcastObject(found))!;
+    const { paths, origin } = await this.#find();
     this.#origin = origin;
-    if (path === null) return { step: 0, seconds: 0, tokens: 0 };
-    const checkpoint = await this.#open(path);
+    if (paths.length === 0) return { step: 0, seconds: 0, tokens: 0 };
+    const checkpoint = await this.#openFirst(paths);
+    const { path } = checkpoint;
     try {
       const state = checkpoint.state as unknown as State;
       this.#check(path, state);
@@ -253,21 +256,65 @@ export class Checkpoints {
     }
   }
 
-  /** Opens it on every rank; each compares the sums of some files. Every rank throws what one finds. */
-  async #open(path: string): ReturnType<typeof openCheckpoint> {
+  /** What rank 0 found to go on from, and what this run is. Collective: when rank 0 fails, every rank does. */
+  async #find(): Promise<{ paths: string[]; origin: Origin }> {
+    const { config, group, leads } = this.#run;
+    const find = async () => ({ paths: await findCheckpoints(this.#run), origin: await originOf(config) });
+    const found = leads ? await find().catch((error: Error) => error) : null;
+    const answer = (await group.broadcastObject(found instanceof Error ? { error: found.message } : found))!;
+    if (!('error' in answer)) return answer;
+    throw found ?? new ShardloopError('BAD_CHECKPOINT', `rank 0: ${answer.error}`);
+  }
+
+  /** Opens the first that is sound; damaged ones before it are named and set aside. Collective. */
+  async #openFirst(paths: readonly string[]): Promise<Checkpoint> {
+    const problems: string[] = [];
+    for (const [i, path] of paths.entries()) {
+      const opened = await this.#open(path);
+      if (typeof opened !== 'string') {
+        if (i > 0) await this.#leaveOut(paths.slice(0, i), problems, path);
+        return opened;
+      }
+      problems.push(opened);
+    }
+    const { out, resume } = this.#run.config;
+    const real = (path: string) => realpath(path).catch(() => path); // `latest` is one of them by another name
+    const tried = await Promise.all(paths.map(real));
+    let older: string | undefined;
+    for (const path of await listCheckpoints(out)) if (!tried.includes(await real(path))) older = path;
+    const isLast = resume === 'auto' || problems.length > 1;
+    let advice = isLast ? `. No other is left to go on from: begin anew in another --out` : '';
+    if (older !== undefined) advice = `. To go on from another one: --resume ${older}`;
+    throw new ShardloopError('BAD_CHECKPOINT', `${problems.join('; ')}${advice}`);
+  }
+
+  /** Says that damaged checkpoints are not gone on from, and moves them out of the way of what the run will write. */
+  async #leaveOut(damaged: readonly string[], problems: readonly string[], instead: string): Promise<void> {
+    const { options, group, leads } = this.#run;
+    for (const problem of problems) tell(this.#run, `WARNING: damaged, cannot be resumed from: ${problem}`);
+    tell(this.#run, `WARNING: going on from the older ${instead} instead; the steps behind it are trained again`);
+    const moved = leads && !options.dryRun ? setAside(this.#run, damaged) : Promise.resolve();
+    const problem = await moved.then(
+      () => null,
+      (error: Error) => error.message,
+    );
+    const answer = await group.broadcastObject(problem);
+    if (answer !== null) throw new ShardloopError('BAD_CHECKPOINT', `a damaged checkpoint cannot be moved: ${answer}`);
+  }
+
+  /** Opens it on every rank; each compares the sums of some files. A string says how it is damaged. Collective. */
+  async #open(path: string): Promise<Checkpoint | string> {
     const { group } = this.#run;
     const opened = await openCheckpoint(path, { share: [group.rank, group.size] }).catch((error: Error) => error);
     const problems = await group.allGatherObject(opened instanceof Error ? opened.message : null);
     const first = problems.findIndex((problem) => problem !== null);
-    if (first < 0) return opened as Exclude<typeof opened, Error>;
+    if (first < 0) return opened as Checkpoint;
     if (!(opened instanceof Error)) opened.close();
-    const isAbsent = /missing|cannot be read/.test(problems[first]!) && problems.includes(null);
-    const hint = isAbsent
-      ? `; rank ${first} says so and others see it: the folder must be one that all hosts share`
-      : '';
-    const older = (await listCheckpoints(this.#run.config.out)).filter((other) => other !== path).at(-1);
-    const advice = older === undefined ? '' : `. To go on from another one: --resume ${older}`;
-    throw new ShardloopError('BAD_CHECKPOINT', `${problems[first]}${hint}${advice}`);
+    const problem = problems[first]!;
+    const isAbsent = /missing|cannot be read|no such folder/.test(problem) && problems.includes(null);
+    if (!isAbsent && !/use a newer shardloop/.test(problem)) return problem;
+    const hint = `; rank ${first} says so and others see it: the folder must be one that all hosts share`;
+    throw new ShardloopError('BAD_CHECKPOINT', `${problem}${isAbsent ? hint : ''}`);
   }
 
   #check(path: string, { globalBatch, origin }: State): void {

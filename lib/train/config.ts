@@ -102,7 +102,12 @@ const training = {
     .boolean()
     .default(false)
     .describe('also keep the checkpoint with the lowest held-out loss (see `evalSteps`); `best` in `out` links to it'),
-  resume: z.string().optional().describe('`auto` (newest complete checkpoint in `out`, if any) or a checkpoint folder'),
+  resume: z
+    .string()
+    .optional()
+    .describe(
+      '`auto` (newest sound checkpoint in `out`, if any; damaged ones are named and set aside) or a checkpoint folder',
+    ),
   evalSplit: z.number().min(0).max(0.9).default(0).describe('share of the records held out for evaluation'),
   evalData: z.string().optional().describe('file of records for evaluation (instead of `evalSplit`)'),
   evalSteps: whole(0).default(0).describe('evaluate every N steps; 0: only before the first and after the last'),
