@@ -4,6 +4,7 @@ import { fail, printJson } from './exit.js';
 
 interface ConsolidateFlags {
   model?: string;
+  overwrite?: boolean;
   json?: boolean;
 }
 
@@ -18,11 +19,12 @@ export const consolidateCommand = () =>
       '--model <dir>',
       "a model's folder: for its configuration and tokenizer, or as the base that an adapter names",
     )
+    .option('--overwrite', 'replace a result that the folder holds already')
     .option('--json', 'print one JSON object')
     .action(async (checkpoint: string, out: string, flags: ConsolidateFlags) => {
       try {
         const { consolidate } = await import('../train/consolidate.js');
-        const result = await consolidate({ checkpoint, out, model: flags.model });
+        const result = await consolidate({ checkpoint, out, model: flags.model, overwrite: flags.overwrite });
         if (flags.json) printJson(result);
         else
           process.stdout.write(`${result.out}: the ${result.kind} of step ${result.step}, ${result.tensors} tensors\n`);

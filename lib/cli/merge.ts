@@ -8,6 +8,7 @@ interface MergeFlags {
   adapter: string;
   out: string;
   precision?: 'fp32' | 'bf16';
+  overwrite?: boolean;
   json?: boolean;
 }
 
@@ -20,6 +21,7 @@ export const mergeCommand = () =>
     .addOption(
       new Option('--precision <p>', "of the weights written (default: the checkpoint's)").choices(['fp32', 'bf16']),
     )
+    .option('--overwrite', 'replace a model that the folder holds already')
     .option('--json', 'print one JSON object')
     .action(async (flags: MergeFlags) => {
       try {

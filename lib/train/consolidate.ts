@@ -1,6 +1,6 @@
 // A checkpoint of any number of ranks to what a run leaves behind: a model folder, or an adapter folder for LoRA. What
 // `shardloop consolidate` does, on one process, a piece of a tensor at a time.
-import { mkdir, readdir, readFile } from 'node:fs/promises';
+import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ShardloopError } from '../core/index.js';
 import { loadTokenizer } from '../data/index.js';
@@ -9,7 +9,7 @@ import { loadShape, saveModel } from '../models/index.js';
 import { writeAdapterTensors } from '../peft/index.js';
 import { requireFolder } from './in-folder.js';
 import type { Origin } from './origin.js';
-import { refuseFile, refuseOverwriting } from './out-folder.js';
+import { refuseContent, refuseOverwriting } from './out-folder.js';
 
 /** What {@link consolidate} takes. */
 export interface ConsolidateOptions {
@@ -22,6 +22,8 @@ export interface ConsolidateOptions {
    * holds none. Of an adapter: the base model that its configuration names.
    */
   model?: string;
+  /** Replace a result that `out` holds already (default: false, it is refused). */
+  overwrite?: boolean;
 }
 
 /** What {@link consolidate} wrote. */
@@ -45,7 +47,7 @@ export async function consolidate(options: ConsolidateOptions): Promise<Consolid
   const checkpoint = await openCheckpoint(path);
   try {
     const isAdapter = checkpoint.result.includes('adapter_config.json');
-    await refuseOthers(out, isAdapter ? 'adapter_config.json' : 'config.json');
+    refuseContent('OUT', out, isAdapter ? 'adapter_config.json' : 'config.json', options.overwrite);
     const tensors = lazily(checkpoint);
     if (isAdapter) await writeAdapter(checkpoint, tensors, out, model);
     else await writeModel(checkpoint, tensors, out, model);
@@ -111,16 +113,5 @@ function tooLittle({ path }: Checkpoint, advice: string): ShardloopError {
   return new ShardloopError(
     'BAD_CHECKPOINT',
     `${path}: expected a checkpoint that holds the configuration of its result (format 2), received one without; ${advice}`,
-  );
-}
-
-/** BAD_CONFIG when `out` holds files but no result of the same kind, so that a folder of other things is not mixed with one. */
-async function refuseOthers(out: string, config: string): Promise<void> {
-  refuseFile('OUT', out);
-  const names = await readdir(out).catch(() => [] as string[]);
-  if (names.length === 0 || names.includes(config)) return;
-  throw new ShardloopError(
-    'BAD_CONFIG',
-    `OUT: ${out} holds files but no ${config}; name a new folder, an empty one, or an earlier result to replace`,
   );
 }

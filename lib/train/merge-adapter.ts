@@ -3,7 +3,7 @@ import { loadModel, saveModel } from '../models/index.js';
 import { loadAdapter, loraLayers, mergeLora } from '../peft/index.js';
 import { ownTemplate } from './generate-text.js';
 import { requireFolder } from './in-folder.js';
-import { refuseOtherContent, refuseOverwriting } from './out-folder.js';
+import { refuseContent, refuseOverwriting } from './out-folder.js';
 
 /** What {@link mergeAdapter} takes. */
 export interface MergeOptions {
@@ -15,6 +15,8 @@ export interface MergeOptions {
   out: string;
   /** Default: the checkpoint's. */
   precision?: 'fp32' | 'bf16';
+  /** Replace a model that `out` holds already (default: false, it is refused). */
+  overwrite?: boolean;
 }
 
 /** Load, add, write; the adapter's chat template goes with it. Returns where it stands and how many layers were changed. Throws BAD_CONFIG, BAD_MODEL. */
@@ -22,7 +24,7 @@ export async function mergeAdapter(options: MergeOptions): Promise<{ out: string
   const dir = requireFolder('--model', options.model);
   const adapter = requireFolder('--adapter', options.adapter);
   refuseOverwriting('--out', options.out, { '--model': dir, '--adapter': adapter });
-  refuseOtherContent('--out', options.out);
+  refuseContent('--out', options.out, 'config.json', options.overwrite);
   const dtype = options.precision && ({ fp32: 'float32', bf16: 'bfloat16' } as const)[options.precision];
   const { model, tokenizer } = await loadModel(dir, { dtype });
   await loadAdapter(model, adapter, { dtype: 'float32' });

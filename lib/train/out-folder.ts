@@ -32,15 +32,19 @@ export function refuseOverwriting(flag: string, path: string, sources: Readonly<
   }
 }
 
-/** BAD_CONFIG when `path` holds files but no model, so that a folder of other things is not mixed with one. */
-export function refuseOtherContent(flag: string, path: string): void {
+/**
+ * BAD_CONFIG when `path` holds files: a result is replaced only if `overwrite` asks for it, and nothing else is ever mixed
+ * with one. `mark` is the file by which a result of this kind is known.
+ */
+export function refuseContent(flag: string, path: string, mark: string, overwrite = false): void {
   refuseFile(flag, path);
   if (statSync(path, { throwIfNoEntry: false }) === undefined) return;
-  if (readdirSync(path).length === 0 || statSync(join(path, 'config.json'), { throwIfNoEntry: false })) return;
-  throw new ShardloopError(
-    'BAD_CONFIG',
-    `${flag}: ${path} holds files that are no model; name a new folder, an empty one, or a model's to replace`,
-  );
+  const names = readdirSync(path);
+  const isResult = names.includes(mark);
+  if (names.length === 0 || (isResult && overwrite)) return;
+  const found = isResult ? `a result already (${mark})` : `files but no ${mark}`;
+  const advice = isResult ? 'or replace it with --overwrite' : 'or an empty one';
+  throw new ShardloopError('BAD_CONFIG', `${flag}: ${path} holds ${found}; name a new folder, ${advice}`);
 }
 
 function real(path: string): string | null {

@@ -243,6 +243,8 @@ describe('pretrain and merge', () => {
     const merged = fresh();
     const merge = ['merge', '--model', model, '--adapter', join(tuned, 'adapter'), '--out', merged, '--json'];
     expect(JSON.parse((await shardloop(merge)).stdout)).toEqual({ out: merged, merged: 4 });
+    expect((await shardloop(merge)).code).toBe(2);
+    expect((await shardloop([...merge, '--overwrite'])).code).toBe(0);
     const clobber = await shardloop([...merge.slice(0, -3), '--out', model, '--json']);
     expect(clobber.code).toBe(2);
     expect(JSON.parse(clobber.stdout)).toMatchObject({ error: { code: 'BAD_CONFIG' } });

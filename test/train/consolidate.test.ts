@@ -35,7 +35,10 @@ describe('consolidate', () => {
     const tensors = expect.any(Number);
     expect(await consolidate({ checkpoint: join(longer, 'latest'), out })).toEqual({ out, kind, step: 3, tensors });
     expect(content(out)).toEqual(content(summary.result!));
-    expect(await consolidate({ checkpoint: join(longer, 'latest'), out })).toMatchObject({ kind }); // replaces it
+    const again = { checkpoint: join(longer, 'latest'), out };
+    await expect(consolidate(again)).rejects.toThrow(/holds a result already .* or replace it with --overwrite/);
+    expect(await consolidate({ ...again, overwrite: true })).toMatchObject({ kind });
+    expect(content(out)).toEqual(content(summary.result!));
   });
 
   it('joins the parts of several ranks', async () => {
@@ -93,8 +96,14 @@ describe('consolidate', () => {
     mkdirSync(other);
     writeFileSync(join(other, 'notes.txt'), '');
     await refused({ checkpoint, out: other });
+    await refused({ checkpoint, out: other, overwrite: true });
     await refused({ checkpoint: join(out, 'none'), out: fresh() });
     expect((await inProcess('consolidate', join(out, 'none'), fresh())).code).toBe(2);
+    const to = fresh();
+    const codes = [];
+    for (const flags of [[], [], ['--overwrite']])
+      codes.push((await inProcess('consolidate', checkpoint, to, ...flags)).code);
+    expect(codes).toEqual([0, 2, 0]);
   });
 
   it('needs memory for pieces, not for the model', async () => {

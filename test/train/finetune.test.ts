@@ -85,7 +85,11 @@ describe('results', () => {
       await expect(mergeAdapter({ model: tiny.model, adapter, out: to }), to).rejects.toMatchObject(refused);
     }
     expect(readdirSync(tiny.model)).not.toContain('chat_template.jinja');
-    expect((await mergeAdapter({ model: tiny.model, adapter, out: merged })).out).toBe(merged); // an earlier result
+    const again = { model: tiny.model, adapter, out: merged };
+    await expect(mergeAdapter(again)).rejects.toThrow(/holds a result already .* or replace it with --overwrite/);
+    expect((await mergeAdapter({ ...again, overwrite: true })).out).toBe(merged);
+    for (const to of [tiny.model, adapter, out])
+      await expect(mergeAdapter({ ...again, out: to, overwrite: true }), to).rejects.toMatchObject(refused);
   });
 
   it('never writes over the model that it tunes', async () => {
