@@ -1,5 +1,6 @@
 // How a rank tells its launcher why it failed: torchrun's error file (TORCHELASTIC_ERROR_FILE), written by the rank and
-// read by `torchrun` or lib/dist/launch.ts. The first error of a process is the one that stays.
+// read by `torchrun` or lib/dist/launch.ts. The first error of a process is the one that stays. And how our launcher tells
+// the other ranks that their SIGTERM is about a failure: a file that is there (SHARDLOOP_FAILURE_FILE).
 import { existsSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
 
 /** What a rank left in its error file. */
@@ -34,6 +35,21 @@ export function recordFailure(error: unknown): void {
   } catch {
     // The folder is gone or full; the error itself still ends the process.
   }
+}
+
+/** Says to the ranks of an attempt, before they get SIGTERM, that one of them has failed. */
+export function announceFailure(path: string): void {
+  try {
+    writeFileSync(path, '');
+  } catch {
+    // The folder is gone or full; the ranks are stopped all the same.
+  }
+}
+
+/** Whether another rank of this launch has failed or was stopped before this one; null when the launcher is not one that tells. */
+export function hasPeerEnded(): boolean | null {
+  const path = process.env.SHARDLOOP_FAILURE_FILE;
+  return path ? existsSync(path) : null;
 }
 
 let recording = false;

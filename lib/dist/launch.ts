@@ -8,6 +8,7 @@ import { availableParallelism, constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, ShardloopError } from '../core/errors.js';
+import { announceFailure } from './failure-report.js';
 import { Hosts, type Verdict } from './hosts.js';
 import { Keeper } from './keeper-process.js';
 import { type OutputMode, type RankEnd, RankProcess } from './rank-process.js';
@@ -118,7 +119,9 @@ async function attemptOnce(
   const ranks = startRanks(start, attempt);
   const over = new AbortController();
   const elsewhere = hosts?.verdict(attempt, over.signal);
-  const { failure, stoppedBy } = await supervise(ranks, outside, options.graceSeconds ?? 10, elsewhere);
+  const grace = options.graceSeconds ?? 10;
+  const tell = () => announceFailure(failureFile(start, attempt));
+  const { failure, stoppedBy } = await supervise(ranks, outside, grace, elsewhere, tell);
   const own = ownVerdict(plan.nodeRank, failure, outside.asked, stoppedBy, started);
   const patience = failure !== null && lostPeers(failure) ? ROOT_CAUSE : 0;
   const known = elsewhere ? await Promise.race([elsewhere, sleep(patience, null)]) : null;
@@ -134,7 +137,11 @@ async function attemptOnce(
   return { verdict, failure };
 }
 
-function startRanks({ plan, options, port, folder, keeper, id }: Start, attempt: number): RankProcess[] {
+/** Where the ranks of an attempt see why they get SIGTERM. */
+const failureFile = ({ folder }: Start, attempt: number) => join(folder, `attempt-${attempt}-failed`);
+
+function startRanks(start: Start, attempt: number): RankProcess[] {
+  const { plan, options, port, folder, keeper, id } = start;
   return Array.from({ length: plan.local }, (_, localRank) => {
     const rank = plan.nodeRank * plan.local + localRank;
     const process = new RankProcess({
@@ -145,6 +152,7 @@ function startRanks({ plan, options, port, folder, keeper, id }: Start, attempt:
         ...environmentOf(plan, rank, localRank, port, options.env),
         TORCHELASTIC_RESTART_COUNT: String(attempt),
         SHARDLOOP_LAUNCH_ID: id,
+        SHARDLOOP_FAILURE_FILE: failureFile(start, attempt),
       },
       errorFile: join(folder, `attempt-${attempt}-rank-${rank}.json`),
       output: options.output ?? 'tagged',

@@ -60,18 +60,20 @@ export interface AttemptEnd {
   readonly stoppedBy: NodeJS.Signals | null;
 }
 
-/** Waits for all ranks; stops the others when one fails, and all when `elsewhere` resolves. */
+/** Waits for all ranks; stops the others when one fails, and all when `elsewhere` resolves. `onFailure` is called before. */
 export async function supervise(
   ranks: readonly RankProcess[],
   outside: OutsideSignals,
   graceSeconds: number,
   elsewhere?: Promise<unknown>,
+  onFailure?: () => void,
 ): Promise<AttemptEnd> {
   let stopping = false;
   let timer: NodeJS.Timeout | undefined;
   const stop = (): void => {
     if (stopping) return;
     stopping = true;
+    onFailure?.();
     for (const rank of ranks) rank.signal('SIGTERM');
     const insist = () => {
       for (const rank of ranks) rank.signal('SIGKILL', true);

@@ -25,7 +25,17 @@ export interface Given {
 }
 
 /** SHARDLOOP_ variables that are no option of a training run. */
-const OTHER_VARIABLES = new Set(['LIBTORCH', 'CACHE', 'CACHE_DIR', 'ADDON', 'PYTHON', 'CUDA', 'DEBUG', 'LAUNCH_ID']);
+const OTHER_VARIABLES = new Set([
+  'LIBTORCH',
+  'CACHE',
+  'CACHE_DIR',
+  'ADDON',
+  'PYTHON',
+  'CUDA',
+  'DEBUG',
+  'LAUNCH_ID',
+  'FAILURE_FILE',
+]);
 
 /** The option's type under its defaults: what a flag or variable must be converted to. */
 export function baseType(field: z.ZodType): { type: string; options: string[]; takesNumber: boolean } {

@@ -54,6 +54,7 @@ describe('--max-restarts', () => {
     expect(code, stderr).toBe(0);
     expect(stderr).toContain(`restart 1 of 1: all ${nproc} ranks start again, because rank ${rank} `);
     expect(after).toContain('signal SIGKILL');
+    expect(stderr).not.toContain('with a checkpoint'); // nobody can write one without the rank that is gone
     expect(after).not.toMatch(/step [1-4]\//); // it went on from checkpoint-4, or a later one
     expect(losses(out)).toEqual(expected);
     expect(metricsOf(out).map((m) => m.step)).toEqual(expected.map((_, i) => i + 1));

@@ -173,9 +173,9 @@ describe('launch', () => {
   it('takes along what a rank leaves behind in its group, and closes the port', async () => {
     const run = launcher(
       `import { spawn } from 'node:child_process';
+       process.on('SIGUSR2', () => process.env.RANK === '1' && process.exit(5));
        const child = spawn('sh', ['-c', 'trap "" TERM; sleep 1000 & wait; sleep 1000']);
-       console.log('port ' + process.env.MASTER_PORT + '\\npid ' + child.pid);
-       process.on('SIGUSR2', () => process.env.RANK === '1' && process.exit(5));`,
+       console.log('port ' + process.env.MASTER_PORT + '\\npid ' + child.pid);`,
       { nprocPerNode: 2 },
     );
     await until(() => run.out().split('pid ').length === 3);
