@@ -15,10 +15,11 @@ export class Keeper {
   readonly #waiting: ((answer: FromKeeper) => void)[] = [];
   #ended: string | null = null;
 
-  constructor() {
+  /** `folder` is removed should this process disappear. */
+  constructor(folder: string) {
     // From the sources (tests) the built keeper is taken: plain Node must be able to run it.
     const built = import.meta.url.endsWith('.ts') ? '../../dist/dist/keeper.js' : './keeper.js';
-    this.#child = fork(fileURLToPath(new URL(built, import.meta.url)), {
+    this.#child = fork(fileURLToPath(new URL(built, import.meta.url)), [folder], {
       detached: true,
       execArgv: [],
       stdio: ['ignore', 'ignore', 'inherit', 'ipc'],

@@ -1,7 +1,8 @@
 // The launcher's companion process, started by keeper-process.ts and by nothing else. It does two things that the
 // launcher must not: it serves the rendezvous store or asks that of another host (so that the launcher never loads
-// libtorch, and the store outlives any rank), and it ends the ranks when the launcher disappears, be it by SIGKILL. It
-// ends when told so, or after having ended them.
+// libtorch, and the store outlives any rank), and when the launcher disappears, be it by SIGKILL, it ends the ranks and
+// removes the launch's folder (its argument). It ends when told so, or after that.
+import { rmSync } from 'node:fs';
 import { native, raw } from '../core/binding.js';
 
 /** What the launcher says. */
@@ -79,6 +80,17 @@ function signalGroup(pid: number, signal: NodeJS.Signals): boolean {
   }
 }
 
+/** After the last rank: nobody else knows the folder any more. */
+function leave(): never {
+  const folder = process.argv[2];
+  try {
+    if (folder) rmSync(folder, { recursive: true, force: true });
+  } catch {
+    // It is somebody else's now.
+  }
+  process.exit(0);
+}
+
 function endOrphans(): void {
   for (const pid of ranks) if (!signalGroup(pid, 'SIGTERM')) ranks.delete(pid);
   try {
@@ -89,11 +101,11 @@ function endOrphans(): void {
   } catch {
     // The store is gone too; the others see that.
   }
-  if (ranks.size === 0 && !will) process.exit(0);
+  if (ranks.size === 0 && !will) leave();
   // With a will the store stays for as long: others are to read it.
   setTimeout(() => {
     for (const pid of ranks) signalGroup(pid, 'SIGKILL');
-    process.exit(0);
+    leave();
   }, GRACE);
 }
 

@@ -70,7 +70,7 @@ const ROOT_CAUSE = 2000;
 export async function launch(options: LaunchOptions): Promise<LaunchResult> {
   const plan = planOf(options);
   const folder = mkdtempSync(join(tmpdir(), 'shardloop-launch-'));
-  const keeper = new Keeper();
+  const keeper = new Keeper(folder);
   let outside: OutsideSignals | undefined;
   try {
     // A single process needs no store, and whatever it runs may serve one of its own.

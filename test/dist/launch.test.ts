@@ -1,9 +1,9 @@
 // The launcher with small programs as ranks: environment, output, failures, signals, and no orphans. Programs that
 // communicate stand in group.test.ts.
 import { spawn } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { alive, LAUNCH, launcher as launcherIn, launchFolder, listens, numbers, type Run, until } from './launcher.js';
 import { freePort } from './ranks.js';
@@ -155,9 +155,10 @@ describe('launch', () => {
     expect(await stubborn.ended).toBe(130);
   });
 
-  it('leaves no orphan when the launcher is killed, not even a rank that is stuck or has children', async () => {
+  it('leaves no orphan when the launcher is killed, not even a rank that is stuck or has children, and no folder', async () => {
     const run = launcher(
       `import { spawn } from 'node:child_process';
+       console.log('folder ' + process.env.SHARDLOOP_FAILURE_FILE);
        const child = spawn('sleep', ['1000']);
        process.on('SIGTERM', () => {});
        process.stdout.write('pid ' + process.pid + '\\npid ' + child.pid + '\\n', () => { for (;;); });`,
@@ -166,8 +167,11 @@ describe('launch', () => {
     await until(() => numbers(run.out(), /pid (\d+)/g).length === 4);
     const pids = numbers(run.out(), /pid (\d+)/g);
     expect(pids.every(alive)).toBe(true);
+    const own = dirname(/folder (\S+)/.exec(run.out())![1]!);
+    expect(existsSync(own)).toBe(true);
     run.child.kill('SIGKILL');
     await until(() => !pids.some(alive), 8);
+    await until(() => !existsSync(own), 8);
   });
 
   it('takes along what a rank leaves behind in its group, and closes the port', async () => {
