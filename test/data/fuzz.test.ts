@@ -1,6 +1,5 @@
 // Any bytes in any format: the readers give records or a ShardloopError, nothing else, and never hang.
-import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { gzipSync } from 'node:zlib';
@@ -12,8 +11,9 @@ import { encodeRecords } from '../../lib/data/encode.js';
 import { arrayElements, JsonSyntaxError } from '../../lib/data/json-scan.js';
 import { type DataFormat, loadRecords } from '../../lib/data/records.js';
 import { byteTokenizer, loadTokenizer } from '../../lib/data/tokenizer.js';
+import { temporaryFolder } from '../temporary.js';
 
-const dir = mkdtempSync(join(tmpdir(), 'shardloop-fuzz-'));
+const dir = temporaryFolder('fuzz');
 const runs = Number(process.env.SHARDLOOP_FUZZ_RUNS ?? 150);
 const tokenizer = byteTokenizer();
 

@@ -1,10 +1,10 @@
 // Parquet files written by pyarrow (test/fixtures/data/make_parquet.py): compressions, row groups, nesting, int64.
-import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect, it } from 'vitest';
 import { loadRecords } from '../../lib/data/records.js';
+import { temporaryFolder } from '../temporary.js';
 
 const fixture = (name: string) => fileURLToPath(new URL(`../fixtures/data/${name}.parquet`, import.meta.url));
 const read = (name: string) => loadRecords(fixture(name));
@@ -50,7 +50,7 @@ it('refuses a file of which every column is damaged, leaving no rejection behind
   const bytes = readFileSync(fixture('messages'));
   const footer = bytes.length - 8 - bytes.readUInt32LE(bytes.length - 8);
   bytes.fill(0xee, 4, footer);
-  const path = join(mkdtempSync(join(tmpdir(), 'shardloop-parquet-')), 'damaged.parquet');
+  const path = join(temporaryFolder('parquet'), 'damaged.parquet');
   writeFileSync(path, bytes);
   await expect(loadRecords(path)).rejects.toMatchObject(refused(1, /expected a Parquet file/));
 });
@@ -58,7 +58,7 @@ it('refuses a file of which every column is damaged, leaving no rejection behind
 it('refuses unknown columns, no rows, and what is not Parquet', async () => {
   await expect(read('unknown')).rejects.toMatchObject(refused(1, /got an object with "id", "title"/));
   await expect(read('empty')).rejects.toMatchObject(refused(1, /at least one record/));
-  const dir = mkdtempSync(join(tmpdir(), 'shardloop-parquet-'));
+  const dir = temporaryFolder('parquet');
   for (const [name, bytes] of Object.entries({
     none: Buffer.alloc(0),
     text: Buffer.from('prompt,response'),

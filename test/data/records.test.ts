@@ -1,12 +1,12 @@
 // Reading data files: formats, shapes, and above all what is said about bad records, with file and line.
-import { mkdirSync, mkdtempSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { describe, expect, it } from 'vitest';
 import { formatOf, loadRecords, type ReadOptions } from '../../lib/data/records.js';
+import { temporaryFolder } from '../temporary.js';
 
-const dir = mkdtempSync(join(tmpdir(), 'shardloop-records-'));
+const dir = temporaryFolder('records');
 let count = 0;
 const write = (name: string, content: string | Uint8Array) => {
   const path = join(dir, `${count++}-${name}`);

@@ -1,13 +1,13 @@
 // Tokenizers: bytes and learned vocabularies, their folders, and streaming. Against Python: test/oracle/tokenizer.test.ts.
-import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fc, test as property } from '@fast-check/vitest';
 import { describe, expect, it } from 'vitest';
 import { BYTE_CHARACTERS, tokenBytes } from '../../lib/data/byte-level.js';
 import { byteTokenizer, loadTokenizer } from '../../lib/data/tokenizer.js';
+import { temporaryFolder } from '../temporary.js';
 
-const folder = () => mkdtempSync(join(tmpdir(), 'shardloop-tokenizer-'));
+const folder = () => temporaryFolder('tokenizer');
 const vocab = Object.fromEntries([...BYTE_CHARACTERS, 'Ġt', 'he', 'Ġthe'].map((token, id) => [token, id]));
 
 /** A small GPT-2 tokenizer as vocab.json and merges.txt. */

@@ -1,17 +1,16 @@
 // Token ids, decodings and chat templates against Python's tokenizers and transformers: the byte tokenizer as we save it,
 // and a BPE and a Unigram tokenizer that Python trains here on the bundled corpus.
-import { mkdtempSync, readFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { ChatTemplate, DEFAULT_CHAT_TEMPLATE } from '../../lib/data/chat-template.js';
 import type { Message } from '../../lib/data/record-shape.js';
 import { byteTokenizer, loadTokenizer } from '../../lib/data/tokenizer.js';
+import { temporaryFolder } from '../temporary.js';
 import { python } from './python.js';
 
 const corpus = readFileSync(fileURLToPath(new URL('../../examples/data/corpus.txt', import.meta.url)), 'utf8');
-const folder = () => mkdtempSync(join(tmpdir(), 'shardloop-oracle-tokenizer-'));
+const folder = () => temporaryFolder('oracle-tokenizer');
 
 const TEXTS: string[] = [
   'hello',

@@ -1,12 +1,12 @@
 // Stand-ins for the tests of set-up: a libtorch of a few empty files, wheels of a few bytes, and a Python that hands
 // them out. Everything lies in a temporary folder; nothing is downloaded.
 import { execFileSync } from 'node:child_process';
-import { chmodSync, mkdirSync, mkdtempSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { temporaryFolder } from '../temporary.js';
 
 export function temporary(): string {
-  return mkdtempSync(join(tmpdir(), 'shardloop-setup-'));
+  return temporaryFolder('setup');
 }
 
 export function put(path: string, text: string): string {
