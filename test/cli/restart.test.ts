@@ -1,9 +1,9 @@
 // `--max-restarts` of the training commands: a rank that is killed in mid-run costs the steps since the last checkpoint,
 // and nothing else.
-import { readdirSync, rmSync } from 'node:fs';
+import { readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { rankPid, running } from '../dist/launcher.js';
+import { running } from '../dist/launcher.js';
 import { losses, makeTiny, metricsOf, type Tiny } from '../train/tiny.js';
 import { program } from './run.js';
 
@@ -17,6 +17,20 @@ afterAll(() => rmSync(tiny.folder, { recursive: true }));
 const fresh = () => join(tiny.folder, `run-${runs++}`);
 const FLAGS = '--epochs 20 --log-steps 1 --lora-dropout 0.1 --threads 1 --lr 1e-2 --save-steps 4'.split(' ');
 
+/** The process that the launcher `parent` started as a rank. */
+function pidOf(parent: number, rank: number): number | undefined {
+  for (const name of readdirSync('/proc').filter((entry) => /^\d+$/.test(entry))) {
+    try {
+      const [, ppid] = /\) \S+ (\d+) /.exec(readFileSync(`/proc/${name}/stat`, 'utf8')) ?? [];
+      const variables = readFileSync(`/proc/${name}/environ`, 'utf8').split('\0');
+      if (Number(ppid) === parent && variables.includes(`RANK=${rank}`)) return Number(name);
+    } catch {
+      // it ended meanwhile
+    }
+  }
+  return undefined;
+}
+
 /** Tunes; when `at` shows up on stderr for the first time, `rank` is killed. */
 async function tune(out: string, flags: string[], kill?: { rank: number; at: string }) {
   const args = ['finetune', '--model', tiny.model, '--data', tiny.data, '--out', out, ...FLAGS, ...flags];
@@ -24,7 +38,7 @@ async function tune(out: string, flags: string[], kill?: { rank: number; at: str
   let killed = false;
   run.child.stderr!.on('data', () => {
     if (killed || !kill || !run.err().includes(kill.at)) return;
-    const pid = rankPid(run.child.pid!, kill.rank);
+    const pid = pidOf(run.child.pid!, kill.rank);
     killed = pid !== undefined;
     if (pid !== undefined) process.kill(pid, 'SIGKILL');
   });

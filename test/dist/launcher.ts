@@ -1,6 +1,6 @@
 // Launchers as child processes, with small programs as their ranks; and what tests ask about processes and ports.
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -80,20 +80,6 @@ export const alive = (pid: number): boolean => {
     return false;
   }
 };
-
-/** The process that the launcher `parent` started as a rank. */
-export function rankPid(parent: number, rank: number): number | undefined {
-  for (const name of readdirSync('/proc').filter((entry) => /^\d+$/.test(entry))) {
-    try {
-      const [, ppid] = /\) \S+ (\d+) /.exec(readFileSync(`/proc/${name}/stat`, 'utf8')) ?? [];
-      const variables = readFileSync(`/proc/${name}/environ`, 'utf8').split('\0');
-      if (Number(ppid) === parent && variables.includes(`RANK=${rank}`)) return Number(name);
-    } catch {
-      // it ended meanwhile
-    }
-  }
-  return undefined;
-}
 
 /** Whether somebody listens on a port of the loopback. */
 export function listens(port: number): Promise<boolean> {

@@ -1,13 +1,13 @@
 // A pretraining run of which one rank after another is killed (SIGKILL) while it trains, and that the launcher starts
 // again each time: it must end with the losses and the weights of an undisturbed run, bit for bit. restarts.test.ts does
 // a short one, the soak a long one.
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { listCheckpoints, openCheckpoint } from '../../lib/io/index.js';
 import { program } from '../cli/run.js';
-import { rankPid, running } from '../dist/launcher.js';
+import { running } from '../dist/launcher.js';
 import { losses, metricsOf } from './tiny.js';
 
 export interface RestartPlan {
@@ -31,6 +31,29 @@ const corpus = fileURLToPath(new URL('../../examples/data/corpus.txt', import.me
 const SHAPE = '--layers 2 --heads 2 --width 32 --seq-len 32 --dropout 0.1 --micro-batch 2 --epochs 1000 --threads 1';
 const WAY = '--zero 3 --lr 3e-3 --log-steps 1 --save-steps 11 --save-background';
 
+const rankOfKill = ({ seed, ranks }: RestartPlan, i: number) => (seed + i) % ranks;
+
+/**
+ * What every rank loads first. Rank 0 kills the rank whose turn it is as it shows the step that is due, so that it does
+ * not matter how fast anything is; the others are somewhere in that step or the next one.
+ */
+const killer = (folder: string, plan: RestartPlan, kills: number) => `
+  import { readFileSync, writeFileSync } from 'node:fs';
+  const { RANK, TORCHELASTIC_RESTART_COUNT } = process.env;
+  const attempt = Number(TORCHELASTIC_RESTART_COUNT);
+  const file = (rank) => ${JSON.stringify(join(folder, 'pid-'))} + attempt + '-' + rank;
+  if (RANK !== undefined) writeFileSync(file(RANK), String(process.pid));
+  const victim = ${JSON.stringify(Array.from({ length: kills }, (_, i) => rankOfKill(plan, i)))}[attempt];
+  if (RANK === '0' && victim !== undefined) {
+    const write = process.stderr.write.bind(process.stderr);
+    process.stderr.write = (text, ...more) => {
+      const done = write(text, ...more);
+      if (String(text).includes(' step ' + ${plan.every} * (attempt + 1) + '/'))
+        process.kill(Number(readFileSync(file(victim), 'utf8')), 'SIGKILL');
+      return done;
+    };
+  }`;
+
 const stepsOf = (text: string) => [...text.matchAll(/ step (\d+)\//g)].map(([, step]) => Number(step));
 
 /** Both runs, one after the other; the killed one is restarted as often as it is killed. `log` gets a line for each kill. */
@@ -39,46 +62,38 @@ export async function restartedRun(plan: RestartPlan, log: (line: string) => voi
   const folder = mkdtempSync(join(tmpdir(), 'shardloop-restarts-'));
   const kills = Math.ceil(steps / every) - 1;
   const faults: string[] = [];
-  const rankOfKill = (i: number) => (seed + i) % ranks;
-  const start = (name: string, more: readonly string[]) =>
+  const start = (name: string, node: string[], more: string[]) =>
     running(process.execPath, [
-      ...[program, 'pretrain', '--data', corpus, '--out', join(folder, name), ...`${SHAPE} ${WAY}`.split(' ')],
+      ...[...node, program, 'pretrain', '--data', corpus, '--out', join(folder, name), ...`${SHAPE} ${WAY}`.split(' ')],
       ...['--max-steps', steps, '--nproc', ranks, '--seed', seed].map(String),
       ...more,
     ]);
   try {
-    const undisturbed = start('undisturbed', []);
+    const undisturbed = start('undisturbed', [], []);
     if ((await undisturbed.ended) !== 0) faults.push(`the undisturbed run failed: ${undisturbed.err()}`);
 
-    const run = start('killed', ['--max-restarts', String(kills)]);
+    const script = join(folder, 'killer.mjs');
+    writeFileSync(script, killer(folder, plan, kills));
+    const run = start('killed', ['--import', script], ['--max-restarts', String(kills)]);
     const attempts = () => run.err().split(/\[launch\] restart \d+ of \d+: /);
-    const pids: number[] = [];
+    let told = 0;
     run.child.stderr!.on('data', () => {
-      if (pids.length === kills || faults.length > 0) return;
-      const attempt = attempts()[pids.length]; // none until the launcher has started all ranks again
-      const step = stepsOf(attempt ?? '').at(-1) ?? 0;
-      if (step < every * (pids.length + 1)) return;
-      const rank = rankOfKill(pids.length);
-      const pid = rankPid(run.child.pid!, rank);
-      if (pid === undefined) return void faults.push(`rank ${rank} was not found behind step ${step}`);
-      process.kill(pid, 'SIGKILL');
-      pids.push(pid);
-      log(`kill ${pids.length} of ${kills}: rank ${rank} behind step ${step}`);
+      for (const restarts = attempts().length - 1; told < restarts; told++)
+        log(`kill ${told + 1} of ${kills}: rank ${rankOfKill(plan, told)} at step ${every * (told + 1)}`);
     });
     const code = await run.ended;
     if (code !== 0) faults.push(`the killed run ended with ${code}: ${run.err()}`);
     const [, ...later] = attempts();
-    for (const [i, pid] of pids.entries()) {
-      const rank = rankOfKill(i);
-      const words = `because rank ${rank} (local rank ${rank}, pid ${pid}) failed first: signal SIGKILL`;
-      if (!later[i]?.includes(words)) faults.push(`expected restart ${i + 1} "${words}", received: ${later[i]}`);
+    for (let i = 0; i < kills; i++) {
+      const rank = rankOfKill(plan, i);
+      const words = new RegExp(`because rank ${rank} \\(local rank ${rank}, pid \\d+\\) failed first: signal SIGKILL`);
+      if (!words.test(later[i] ?? '')) faults.push(`restart ${i + 1}: expected ${words}, received: ${later[i]}`);
     }
     const seen = attempts().map(stepsOf);
     const repeated = seen.slice(1).reduce((sum, steps, i) => sum + Math.max(0, seen[i]!.at(-1)! - steps[0]! + 1), 0);
-    if (pids.length < kills) faults.push(`expected ${kills} kills, received ${pids.length}`);
     faults.push(...(await differences(join(folder, 'undisturbed'), join(folder, 'killed'), steps)));
     const [expected, received] = ['undisturbed', 'killed'].map((name) => losses(join(folder, name)).at(-1)!);
-    return { kills: pids.length, faults, repeated, loss: [expected!, received!] };
+    return { kills: later.length, faults, repeated, loss: [expected!, received!] };
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
