@@ -1,8 +1,9 @@
 // What `pretrain` and `finetune` share as commands: flags to config, ranks, signals, the summary. The training itself
 // is in lib/train.
+import { existsSync } from 'node:fs';
 import { Command } from 'commander';
 import type { z } from 'zod';
-import type { TrainingSchema } from '../train/config.js';
+import type { TrainingConfig, TrainingSchema } from '../train/config.js';
 import { checkFolders, checkOptions } from '../train/option-check.js';
 import type { RunOptions, RunResult } from '../train/run.js';
 import { fail, printJson } from './exit.js';
@@ -29,13 +30,7 @@ export function trainingCommand<S extends TrainingSchema>(definition: TrainingCo
       if (flags.printConfig) return printConfig(resolved, flags.json);
       const config = resolved.config as z.infer<S>;
       if (mustStartRanks(config)) {
-        checkOptions(config, config.nproc);
-        checkFolders(config);
-        const { resume } = config;
-        if (resume !== undefined && resume !== 'auto') {
-          const { requireCheckpoint } = await import('../io/checkpoint-read.js');
-          await requireCheckpoint(resume);
-        }
+        await checkBeforeRanks(config);
         return await startRanks(config);
       }
       stop = listenForStop();
@@ -51,6 +46,16 @@ export function trainingCommand<S extends TrainingSchema>(definition: TrainingCo
       if (stop?.received()) setTimeout(() => process.exit(), 200).unref();
     }
   });
+}
+
+/** What every rank would find out for itself is said once, and no rank is started. */
+async function checkBeforeRanks(config: TrainingConfig): Promise<void> {
+  checkOptions(config, config.nproc);
+  checkFolders(config);
+  const { resume } = config;
+  if (resume === undefined || resume === 'auto' || existsSync(resume)) return;
+  const { requireCheckpoint } = await import('../io/checkpoint-read.js'); // loads libtorch, which a launcher does without
+  await requireCheckpoint(resume);
 }
 
 async function print(result: RunResult, json = false): Promise<void> {
