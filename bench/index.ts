@@ -2,6 +2,7 @@
 import { checkpoint } from './checkpoint.js';
 import { collectives } from './collectives.js';
 import { dispatch } from './dispatch.js';
+import { memory } from './memory.js';
 import { optimizer } from './optimizer.js';
 import { zero } from './zero.js';
 
@@ -11,6 +12,7 @@ const BENCHMARKS: Record<string, (json: boolean) => Promise<unknown>> = {
   optimizer,
   zero,
   checkpoint,
+  memory,
 };
 
 const args = process.argv.slice(2);

@@ -196,6 +196,13 @@ TORCH_LIBRARY_FRAGMENT(shardloop, m) {
     Counter& counter = counter_of(device);
     counter.peak.store(counter.live.load());
   });
+  m.def("trim_memory() -> ()", [] {
+#ifdef __APPLE__
+    malloc_zone_pressure_relief(nullptr, 0);
+#else
+    malloc_trim(0);
+#endif
+  });
   m.def("available_memory() -> int",
         []() -> int64_t { return static_cast<int64_t>(std::min<size_t>(available_memory(), INT64_MAX)); });
 }

@@ -64,3 +64,11 @@ export function allocatorStats(device: 'cpu' | 'meta' = 'cpu'): AllocatorStats {
 export function resetPeak(device: 'cpu' | 'meta' = 'cpu'): void {
   raw('shardloop::reset_peak_memory', device);
 }
+
+/**
+ * Gives free memory of the heap back to the system, for all threads of the process. The heap keeps freed blocks below
+ * 32 MiB for what comes next, which is faster; a process that has let go of a model and lives on has no use for them.
+ */
+export function trim(): void {
+  raw('shardloop::trim_memory');
+}

@@ -20,6 +20,8 @@ export interface ReductionOptions {
   readonly dtype?: DType;
   /** Packs them into fewer bytes; they are float32 before. */
   readonly compression?: Compression;
+  /** Whether the sums keep their memory from step to step; else they have it from the first reduction until the parts drop it. */
+  readonly keepsSums: boolean;
 }
 
 /** Elements of one slot that go to one place of a bucket. */
@@ -44,7 +46,7 @@ interface Chunk {
 interface UnitState {
   readonly unit: ShardedUnit;
   readonly chunks: readonly Chunk[];
-  /** This rank's sums of the step under way (shardSize), on the host with offload; made at the first reduction. */
+  /** This rank's sums of the step under way (shardSize), on the host with offload; see {@link ReductionOptions.keepsSums}. */
   sum: Tensor | null;
   /** Whether `sum` has gradients of this step. */
   holds: boolean;
@@ -252,6 +254,9 @@ export class GradientShards {
       }
       state.holds = false;
       state.had.fill(false);
+      if (this.#options.keepsSums) continue;
+      state.sum?.dispose(); // the parts' gradients are views of it
+      state.sum = null;
     }
   }
 

@@ -4,7 +4,15 @@ import { mkdirSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { isCudaAvailable, libtorchVersion, manualSeed, ShardloopError, setNumThreads, tensor } from '../core/index.js';
+import {
+  isCudaAvailable,
+  libtorchVersion,
+  manualSeed,
+  memory,
+  ShardloopError,
+  setNumThreads,
+  tensor,
+} from '../core/index.js';
 import { type Group, init, readEnvironment } from '../dist/index.js';
 import { writeFileAtomic } from '../io/atomic.js';
 import type { TrainingConfig } from './config.js';
@@ -235,5 +243,6 @@ export async function closeRun(run: Run): Promise<void> {
   run.lock?.release();
   const others = (users.get(run.group) ?? 1) - 1;
   users.set(run.group, others);
+  memory.trim(); // what the run has freed is of no use to whatever this process does next
   if (!run.options.group && others === 0) await run.group.destroy();
 }

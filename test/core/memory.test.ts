@@ -102,3 +102,15 @@ it('a released storage is refused by what reads or writes it, until it is back',
     [3, 3, 3],
   ]);
 });
+
+it('trim gives back what the heap keeps of freed blocks', () => {
+  empty([31 << 20], { dtype: 'uint8' }).dispose(); // glibc: blocks up to this size come from the heap from here on
+  const blocks = Array.from({ length: 20 }, () => zeros([8 << 20], { dtype: 'uint8' }));
+  const last = zeros([8 << 20], { dtype: 'uint8' }); // lies behind them, so that the heap cannot shrink by itself
+  for (const block of blocks) block.dispose();
+  const kept = process.memoryUsage.rss();
+  memory.trim();
+  if (process.platform === 'linux') expect(kept - process.memoryUsage.rss()).toBeGreaterThan(100 << 20);
+  expect(last.numel).toBe(8 << 20);
+  last.dispose();
+});

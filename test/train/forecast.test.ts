@@ -41,6 +41,13 @@ describe('the states of 124 M parameters in bf16 with fp32 masters and AdamW, by
     expect(one.memory.peak - two.memory.peak).toBeGreaterThan(0.5 * 2 * one.parameters * (3 / 4)); // less what is freed as the last backward goes on
     expect(one.memory.peak).toBeLessThan(1.05 * (4 + 12 / 4 + 2 / 4) * one.parameters + 60 * MIB);
   });
+
+  it('but not the sums of a shard besides, which would be 2 Psi/N more', async () => {
+    const { parameters: psi, memory: use } = await forecast({ ...small, zero: 1, world: 2 });
+    const embedding = 2 * (50257 + 32) * 768; // its gradient beside the head's of the same weight
+    const buckets = 2 * (4 + 4 / 2) * MIB;
+    expect(use.peak).toBeLessThan(1.03 * (4 + 12 / 2) * psi + embedding + buckets);
+  });
 });
 
 describe('forecast', () => {
