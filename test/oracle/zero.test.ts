@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { byteTokenizer } from '../../lib/data/index.js';
 import { runRanks } from '../dist/ranks.js';
-import { numbers, python, readTensorFile } from './python.js';
+import { type HostTensor, numbers, python, readTensorFile } from './python.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'shardloop-oracle-zero-'));
 const model = join(folder, 'model');
@@ -27,7 +27,7 @@ beforeAll(async () => {
 });
 
 /** Trains by every stage; rank 0 writes each stage's parameters to `folder`. Reports the losses by stage. */
-const OURS = (dtype: string) => `
+const OURS = (dtype: string, options: object = {}) => `
   const models = await import(${JSON.stringify(new URL('../../dist/models/index.js', import.meta.url).href)});
   const train = await import(${JSON.stringify(new URL('../../dist/train/index.js', import.meta.url).href)});
   const io = await import(${JSON.stringify(new URL('../../dist/io/index.js', import.meta.url).href)});
@@ -42,7 +42,9 @@ const OURS = (dtype: string) => `
     const { model } = await models.loadModel(${JSON.stringify(model)}, { dtype: '${dtype}' });
     model.train().requiresGrad(true);
     const segments = nn.segmentsOf(model);
-    const strategy = stage === 0 ? parallel.replicate(segments, group) : parallel.zero(segments, group, { stage, bucketBytes: 5000 });
+    const options = ${JSON.stringify(options)};
+    const strategy = stage === 0 ? parallel.replicate(segments, group, options)
+      : parallel.zero(segments, group, { stage, bucketBytes: 5000, ...options });
     const groups = optim.decayGroups(model.namedParameters(), { weightDecay })
       .map(({ params, weightDecay }) => ({ params: parallel.partsOf(strategy, params), weightDecay }));
     const optimizer = new optim.AdamW({ groups, lr });
@@ -78,12 +80,25 @@ it.each([
       const bound = dtype === 'float64' ? 1e-9 : 1e-5;
       expect(Math.abs(loss / theirs.value[i]! - 1), `stage ${stage}, loss of step ${i + 1}`).toBeLessThan(bound);
     }
-    if (dtype !== 'float64') continue;
-    const ours = readTensorFile(out + stage);
-    for (const [name, expected] of theirs.tensors) {
-      const [a, b] = [numbers(ours.get(name)!), numbers(expected)];
-      const apart = a.reduce((most, value, i) => Math.max(most, Math.abs(value - b[i]!)), 0);
-      expect(apart, `stage ${stage}, ${name}`).toBeLessThan(1e-9);
-    }
+    if (dtype === 'float64') expectEqual(out + stage, theirs.tensors, `stage ${stage}`);
   }
 });
+
+it('with gradients that travel in bfloat16: equal to DDP with bf16_compress_hook', async () => {
+  // The gradients are float64 and agree before they are rounded; two ranks' sum has one rounding, and no other order.
+  const args = { do: 'train', way: 'ddp', hook: 'bf16', dir: model, size: 2, dtype: 'float64', rows, ...settings };
+  const theirs = await python<number[]>('zero_run', args);
+  const out = join(folder, 'bf16-');
+  const runs = await runRanks(2, OURS('float64', { reduceDtype: 'bfloat16' }), { OUT: out });
+  expect(runs.map(({ err }) => err).join('')).toBe('');
+  for (const stage of ['0', '1', '2', '3']) expectEqual(out + stage, theirs.tensors, `stage ${stage}`);
+});
+
+function expectEqual(file: string, theirs: Map<string, HostTensor>, where: string): void {
+  const ours = readTensorFile(file);
+  for (const [name, expected] of theirs) {
+    const [a, b] = [numbers(ours.get(name)!), numbers(expected)];
+    const apart = a.reduce((most, value, i) => Math.max(most, Math.abs(value - b[i]!)), 0);
+    expect(apart, `${where}, ${name}`).toBeLessThan(1e-9);
+  }
+}

@@ -8,6 +8,7 @@ import tempfile
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from transformers import GPT2Config, GPT2LMHeadModel
 
 
@@ -36,6 +37,8 @@ def rank_main(rank, args, folder):
     rows = torch.tensor(args["rows"])
     if args["way"] == "ddp":
         net = torch.nn.parallel.DistributedDataParallel(model)
+        if args.get("hook") == "bf16":
+            net.register_comm_hook(None, default_hooks.bf16_compress_hook)
     else:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
