@@ -51,6 +51,7 @@ uint64_t FlightRecorder::launch(const char* operation, std::string detail, at::T
   kept.between_two = between_two;
   kept.state = Operation::State::kRunning;
   kept.launched = Clock::now();
+  if (recording.load(std::memory_order_relaxed)) timed_[index] = {kept.number, between_two, kept.launched};
   ++version_;
   return index;
 }
@@ -58,13 +59,16 @@ uint64_t FlightRecorder::launch(const char* operation, std::string detail, at::T
 void FlightRecorder::finished(uint64_t index, bool failed) {
   std::lock_guard<std::mutex> lock(mutex_);
   Operation& kept = kept_[index % kKept];
-  if (kept.index != index) return;  // newer operations took its place
-  kept.state = failed ? Operation::State::kFailed : Operation::State::kDone;
-  ++version_;
-  if (!recording.load(std::memory_order_relaxed)) return;
+  if (kept.index == index) {  // else newer operations took its place
+    kept.state = failed ? Operation::State::kFailed : Operation::State::kDone;
+    ++version_;
+  }
+  const auto timed = timed_.extract(index);
+  if (timed.empty() || !recording.load(std::memory_order_relaxed)) return;
+  const Launch& launch = timed.mapped();
   std::lock_guard<std::mutex> times_lock(times_mutex);
   if (times.size() >= kMostTimes) return;
-  times.insert(times.end(), {group, static_cast<int64_t>(kept.number), kept.between_two, nanoseconds(kept.launched),
+  times.insert(times.end(), {group, static_cast<int64_t>(launch.number), launch.between_two, nanoseconds(launch.time),
                              nanoseconds(Clock::now())});
 }
 

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <mutex>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 namespace shardloop {
@@ -47,9 +48,16 @@ class FlightRecorder {
     Clock::time_point launched;
   };
   static constexpr size_t kKept = 16;
+  // What a timeline needs of an operation, for as long as it runs: more of them may be under way than are kept.
+  struct Launch {
+    uint64_t number;
+    bool between_two;
+    Clock::time_point time;
+  };
 
   mutable std::mutex mutex_;
   std::array<Operation, kKept> kept_;
+  std::unordered_map<uint64_t, Launch> timed_;  // by index; of operations launched while a timeline is recorded
   uint64_t launched_ = 0, collectives_ = 0, between_two_ = 0, version_ = 0;
 };
 

@@ -84,6 +84,25 @@ describe('a recording', () => {
     again.cancel();
   });
 
+  it('holds all of many operations that are under way at once', async () => {
+    const runs = await runRanks(
+      2,
+      `const group = await dist.init({ timeoutSeconds: 30 });
+       await group.barrier().done();
+       const timeline = dist.startTimeline();
+       if (rank === 1) await new Promise((resolve) => setTimeout(resolve, 100)); // rank 0 has launched all by then
+       const works = Array.from({ length: 40 }, () => group.allReduce(core.zeros([10])));
+       for (const work of works) await work.done();
+       const all = await timeline.take(group);
+       if (all) report({ calls: all.map(({ collectives }) => collectives.map(({ number }) => number)) });
+       await group.destroy();`,
+    );
+    for (const run of runs) expect(run.err).toBe('');
+    const numbers = Array.from({ length: 40 }, (_, i) => i + 2);
+    const { calls } = runs[0]!.reports[0] as { calls: number[][] };
+    for (const of of calls) expect(of.sort((a, b) => a - b)).toEqual(numbers);
+  });
+
   it('holds every rank’s collectives, waits and spans, and names the slow rank', async () => {
     const runs = await runRanks(
       2,
