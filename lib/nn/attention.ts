@@ -1,6 +1,6 @@
 // Attention over libtorch's scaled_dot_product_attention: a function on heads, and the self-attention module that is
 // built on it. Caches for generation belong to the models.
-import { full, ones, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
+import { call, type DType, full, ones, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
 import { Linear } from './linear.js';
 import { Module } from './module.js';
 import { positive, probability, size, type TensorOptions } from './options.js';
@@ -18,6 +18,11 @@ export interface AttentionOptions {
   dropout?: number;
   /** Factor on the scores (default 1 / sqrt(D)). */
   scale?: number;
+  /**
+   * Kernels of our own where they apply (default true): on the CPU, for as many queries as keys and heads of k and v as of q,
+   * in float32 or half precision, without mask and dropout. False takes libtorch's, which are the reference.
+   */
+  fused?: boolean;
 }
 
 /**
@@ -26,11 +31,15 @@ export interface AttentionOptions {
  * gives zeros. Throws BAD_ARGUMENT when the shapes do not fit.
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
-  const { causal = false, mask = null, dropout = 0, scale } = options;
+  const { causal = false, mask = null, dropout = 0, scale, fused = true } = options;
   checkHeads(q, k, v);
   probability('attention: dropout', dropout);
   if (scale !== undefined) positive('attention: scale', scale);
   const [queries, keys] = [q.shape[2]!, k.shape[2]!];
+  const alike = k.shape.join() === q.shape.join() && v.shape[3] === q.shape[3];
+  if (fused && mask === null && alike && k.dtype === q.dtype && v.dtype === q.dtype && takesFused(q, dropout)) {
+    return call('shardloop::attention', q, k, v, causal, scale ?? q.shape[3]! ** -0.5) as Tensor;
+  }
   return scope(() => {
     const square = queries === keys;
     const all = mask === null ? null : spread(mask, q, keys);
@@ -48,6 +57,39 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
       enable_gqa: q.shape[1] !== k.shape[1],
     }); // (B, H, T, D)
   });
+}
+
+/**
+ * {@link attention} of a sequence to itself, without mask, where q, k and v lie together as one projection gives them:
+ * (B, T, 3, H, D) -> (B, T, H D). Its gradient lies so too, so nothing is copied.
+ */
+export function selfAttention(qkv: Tensor, options: Omit<AttentionOptions, 'mask'> = {}): Tensor {
+  const [B, T, three, H, D] = qkv.shape as [number, number, number, number, number];
+  if (qkv.ndim !== 5 || three !== 3) {
+    throw new ShardloopError(
+      'BAD_ARGUMENT',
+      `selfAttention: expected q, k and v as (B, T, 3, H, D), received [${qkv.shape.join(', ')}]`,
+    );
+  }
+  const { causal = false, dropout = 0, scale, fused = true } = options;
+  probability('selfAttention: dropout', dropout);
+  if (scale !== undefined) positive('selfAttention: scale', scale);
+  return scope(() => {
+    let y: Tensor; // (B, H, T, D)
+    if (fused && takesFused(qkv, dropout)) {
+      y = call('shardloop::self_attention', qkv, causal, scale ?? D ** -0.5) as Tensor;
+    } else {
+      const [q, k, v] = ops.unbind(ops.permute(qkv, [2, 0, 3, 1, 4])) as [Tensor, Tensor, Tensor];
+      y = attention(q, k, v, options);
+    }
+    return ops.reshape(ops.transpose(y, 1, 2), [B, T, H * D]);
+  });
+}
+
+const FUSED: ReadonlySet<DType> = new Set(['float32', 'bfloat16', 'float16']);
+
+function takesFused(t: Tensor, dropout: number): boolean {
+  return dropout === 0 && FUSED.has(t.dtype) && (t.device === 'cpu' || t.device === 'meta') && t.numel > 0;
 }
 
 function checkHeads(q: Tensor, k: Tensor, v: Tensor): void {

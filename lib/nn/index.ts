@@ -1,7 +1,13 @@
 // The names of `nn`, as in `import { nn } from 'shardloop'`.
 export { GELU, type GeluApproximation, gelu, SiLU, silu } from './activations.js';
 export { type AdapterLayer, isAdapterLayer } from './adapter.js';
-export { type AttentionOptions, attention, SelfAttention, type SelfAttentionOptions } from './attention.js';
+export {
+  type AttentionOptions,
+  attention,
+  SelfAttention,
+  type SelfAttentionOptions,
+  selfAttention,
+} from './attention.js';
 export { Conv1D } from './conv1d.js';
 export { Dropout } from './dropout.js';
 export { Embedding, type EmbeddingOptions } from './embedding.js';

@@ -304,8 +304,10 @@ describe('zero', () => {
       2,
       `${MODEL}
        const grown = {};
+       const kept = []; // a model that is collected meanwhile would be counted
        for (const stage of [1, 2, 3]) {
          const model = build(0);
+         kept.push(model);
          const extra = nn.parameter(core.ones([3], { dtype: 'float64' }));
          model.segments[1].modules.push(new Part({ extra }));
          const strategy = parallel.zero(model.segments, group, { stage });
@@ -331,7 +333,7 @@ describe('zero', () => {
        const model = build(0);
        if (rank === 1) model.frozen.requiresGrad = true;
        refusals.push(refusal(() => parallel.zero(model.segments, group, { stage: 3 })));
-       report({ grown, refusals });
+       report({ grown, refusals, models: kept.length });
        await group.destroy();`,
     );
     for (const [rank, { err, reports }] of runs.entries()) {

@@ -1,0 +1,3 @@
+// The attention kernels for any processor.
+#define SHARDLOOP_KERNELS kAttentionPlain
+#include "attention_body.h"
