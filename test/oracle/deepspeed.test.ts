@@ -90,9 +90,13 @@ describe.runIf(isInstalled)('--deepspeed beside DeepSpeed', () => {
     }
   });
 
-  it('has defaults of its own for what the file leaves out', async () => {
-    const { theirs, ours } = await both({ ...micro, optimizer: adamw }, 1);
-    expect([theirs.values!.clip, ours!.clip]).toEqual([0, 1]);
+  it('has the command’s defaults for what the file leaves out', async () => {
+    const scheduler = { type: 'WarmupLR', params: { warmup_max_lr: 3e-4, warmup_num_steps: 10 } };
+    const { theirs, ours } = await both({ ...micro, optimizer: adamw, scheduler }, 1, 10);
+    expect(ours!.clip).toBe(theirs.values!.clip);
+    // Without warmup_type DeepSpeed's warm-up is logarithmic, and here it is linear.
+    expect(theirs.values!.rates[5]! / 3e-4).toBeCloseTo(Math.log(5) / Math.log(10), 5);
+    expect(makeSchedule(ours!, 10)(5)).toBeCloseTo(6 / 11, 5);
   });
 
   it('takes the same stage, clipping, steps, bucket and shards', async () => {
