@@ -1,6 +1,6 @@
 // `--deepspeed FILE` against DeepSpeed's own reading of the same file: batch, precision, loss scale, stage, clipping,
-// optimizer and schedule; and which files are refused here, there, or on both sides. Skipped where DeepSpeed is not
-// installed: it is no part of requirements.txt.
+// optimizer and schedule; and which files are refused here, there, or on both sides. Skipped where an
+// environment of one's own (SHARDLOOP_ORACLE_PYTHON) has no DeepSpeed.
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
