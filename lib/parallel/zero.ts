@@ -24,7 +24,7 @@ export interface ZeroOptions {
   stage: 1 | 2 | 3;
   /** Hybrid sharding: the ranks that hold the same shards as this one, such as the axis 'replicate' of a mesh. */
   replicas?: Group;
-  /** The most bytes of gradients that travel together. Default: 4 MiB with Gloo, 25 MiB with NCCL. */
+  /** The most bytes of gradients that travel together. Default: 16 MiB, and 25 with NCCL. */
   bucketBytes?: number;
   /** In which dtype gradients travel and, for half-precision parameters, are kept: their own (default) or 'float32'; 'bfloat16' halves the traffic of float32 ones. */
   reduceDtype?: 'float32' | 'bfloat16';
@@ -60,7 +60,7 @@ const MIB = 1024 * 1024;
  */
 export function zero(segments: readonly Segment[], group: Group, options: ZeroOptions): Strategy {
   const { replicas, op = 'sum', broadcast = true, prefetch = 1 } = options;
-  const { bucketBytes = (group.backend === 'nccl' ? 25 : 4) * MIB } = options;
+  const { bucketBytes = (group.backend === 'nccl' ? 25 : 16) * MIB } = options;
   const stage = checkOptions(group, options, { bucketBytes, prefetch });
   const many = replicas !== undefined && replicas.size > 1 ? replicas : null;
   if (group.size === 1 && options.offload === undefined)

@@ -74,7 +74,7 @@ const training = {
   compressRatio: positive().max(1).default(0.01).describe('share of the gradients that `topk` sends'),
   bucketMb: positive()
     .optional()
-    .describe('most MiB of gradients that travel together (default: 4 over Gloo, 25 over NCCL)'),
+    .describe('most MiB of gradients that travel together (default: 25 over NCCL, else 16 with `zero` and 4 without)'),
   offload: z
     .enum(['none', 'optimizer', 'parameters'])
     .default('none')
