@@ -1,17 +1,18 @@
 // Activation functions by the names that published configurations use.
 // Not here: the modules GELU and SiLU of nn, for those who write a model themselves.
 import { ops, ShardloopError, type Tensor } from '../core/index.js';
+import { gelu } from '../nn/index.js';
 
 const ACTIVATIONS: Readonly<Record<string, (x: Tensor) => Tensor>> = {
   gelu: (x) => ops.gelu(x),
   gelu_python: (x) => ops.gelu(x),
   gelu_10: (x) => ops.clamp(ops.gelu(x), { min: -10, max: 10 }),
-  // The four spellings of the tanh approximation differ by rounding alone; libtorch's is one pass.
-  gelu_new: (x) => ops.gelu(x, { approximate: 'tanh' }),
-  gelu_fast: (x) => ops.gelu(x, { approximate: 'tanh' }),
-  gelu_accurate: (x) => ops.gelu(x, { approximate: 'tanh' }),
-  gelu_pytorch_tanh: (x) => ops.gelu(x, { approximate: 'tanh' }),
-  gelu_python_tanh: (x) => ops.gelu(x, { approximate: 'tanh' }),
+  // The four spellings of the tanh approximation differ by rounding alone; ours is one pass.
+  gelu_new: (x) => gelu(x, { approximate: 'tanh' }),
+  gelu_fast: (x) => gelu(x, { approximate: 'tanh' }),
+  gelu_accurate: (x) => gelu(x, { approximate: 'tanh' }),
+  gelu_pytorch_tanh: (x) => gelu(x, { approximate: 'tanh' }),
+  gelu_python_tanh: (x) => gelu(x, { approximate: 'tanh' }),
   quick_gelu: (x) => ops.mul(x, ops.sigmoid(ops.mul(x, 1.702))),
   relu: (x) => ops.relu(x),
   relu2: (x) => ops.square(ops.relu(x)),

@@ -1,17 +1,33 @@
 // Activation functions, as functions and as modules.
-import { describe, ops, ShardloopError, type Tensor } from '../core/index.js';
+import { call, type DType, describe, ops, ShardloopError, type Tensor } from '../core/index.js';
 import { Module } from './module.js';
 
 /** How {@link gelu} is computed: 'none' by the error function, 'tanh' by GPT-2's approximation. */
 export type GeluApproximation = 'none' | 'tanh';
 
+/** Options of {@link gelu}. */
+export interface GeluOptions {
+  /** Default 'none'. */
+  approximate?: GeluApproximation;
+  /**
+   * A kernel of our own for 'tanh' on the CPU, in float32 and half precision (default true). False takes libtorch's, which is
+   * the reference.
+   */
+  fused?: boolean;
+}
+
 /**
  * The Gaussian error linear unit `x * Phi(x)`, exactly (default) or as
  * `0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`, element by element.
  */
-export function gelu(x: Tensor, options: { approximate?: GeluApproximation } = {}): Tensor {
-  return ops.gelu(x, { approximate: checkApproximation(options.approximate ?? 'none') });
+export function gelu(x: Tensor, options: GeluOptions = {}): Tensor {
+  const approximate = checkApproximation(options.approximate ?? 'none');
+  const isHere = (x.device === 'cpu' || x.device === 'meta') && FUSED.has(x.dtype);
+  if (approximate === 'tanh' && isHere && (options.fused ?? true)) return call('shardloop::gelu_tanh', x) as Tensor;
+  return ops.gelu(x, { approximate });
 }
+
+const FUSED: ReadonlySet<DType> = new Set(['float32', 'bfloat16', 'float16']);
 
 /** `x * sigmoid(x)`, element by element. */
 export function silu(x: Tensor): Tensor {

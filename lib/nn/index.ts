@@ -1,5 +1,5 @@
 // The names of `nn`, as in `import { nn } from 'shardloop'`.
-export { GELU, type GeluApproximation, gelu, SiLU, silu } from './activations.js';
+export { GELU, type GeluApproximation, type GeluOptions, gelu, SiLU, silu } from './activations.js';
 export { type AdapterLayer, isAdapterLayer } from './adapter.js';
 export {
   type AttentionOptions,

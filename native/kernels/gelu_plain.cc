@@ -1,0 +1,3 @@
+// The GELU kernels for any processor.
+#define SHARDLOOP_KERNELS kGeluPlain
+#include "gelu_body.h"
