@@ -10,7 +10,7 @@ import { freePort } from './harness.js';
 import type { Held, MemoryReport } from './memory-rank.js';
 
 const SIZE = 2;
-const BUCKET = 4 * 2 ** 20;
+const BUCKET = 16 * 2 ** 20; // the default of zero()
 const MICRO_BATCHES = 2; // so that stage 1 has whole gradients while it computes
 const SHAPE = (process.env.SHARDLOOP_BENCH_SHAPE ?? '12,768,12,50257').split(',');
 const BACKEND = process.env.SHARDLOOP_BENCH_BACKEND ?? 'shm';

@@ -27,7 +27,7 @@ describe('the states of 124 M parameters in bf16 with fp32 masters and AdamW, by
   ])('stage %i on %i ranks', async (zero, world, bytes) => {
     const { parameters: psi, memory: use } = await forecast({ ...small, zero, world });
     const states = use.parameters + use.optimizer + use.gradients;
-    const buckets = zero === 0 ? 0 : 2 * (4 + 4 / world) * MIB; // two of the default size, and what they receive
+    const buckets = zero === 0 ? 0 : 2 * (16 + 16 / world) * MIB; // two of the default size, and what they receive
     const padding = 64 * 16 * 14; // 16 elements a rank and unit at most
     expect(states).toBeLessThanOrEqual(1.05 * bytes * psi + buckets + padding);
     expect(states).toBeGreaterThanOrEqual(bytes * psi);
@@ -45,7 +45,7 @@ describe('the states of 124 M parameters in bf16 with fp32 masters and AdamW, by
   it('but not the sums of a shard besides, which would be 2 Psi/N more', async () => {
     const { parameters: psi, memory: use } = await forecast({ ...small, zero: 1, world: 2 });
     const embedding = 2 * (50257 + 32) * 768; // its gradient beside the head's of the same weight
-    const buckets = 2 * (4 + 4 / 2) * MIB;
+    const buckets = 2 * (16 + 16 / 2) * MIB;
     expect(use.peak).toBeLessThan(1.03 * (4 + 12 / 2) * psi + embedding + buckets);
   });
 });
