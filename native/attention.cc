@@ -72,9 +72,10 @@ void each_head(const Tensor& q, const HeadShape& shape, const Run& run) {
 using Two = std::tuple<Tensor, Tensor>;
 
 // The output (B, H, T, D), which lies as (B, T, H, D), and the logsumexp of each query (B, H, T).
-Two outputs_of(const Tensor& q) {
-  const Tensor out = at::empty({q.size(0), q.size(2), q.size(1), q.size(3)}, q.options()).transpose(1, 2);
-  return {out, at::empty({q.size(0), q.size(1), q.size(2)}, q.options().dtype(at::kFloat))};
+Two outputs_of(const Tensor& q, at::Device device = at::kCPU) {
+  const auto options = q.options().device(device);
+  const Tensor out = at::empty({q.size(0), q.size(2), q.size(1), q.size(3)}, options).transpose(1, 2);
+  return {out, at::empty({q.size(0), q.size(1), q.size(2)}, options.dtype(at::kFloat))};
 }
 
 Two heads_on_cpu(const Tensor& given_q, const Tensor& given_k, const Tensor& given_v, bool causal, double scale) {
@@ -90,16 +91,29 @@ Two heads_on_cpu(const Tensor& given_q, const Tensor& given_k, const Tensor& giv
   return {out, logsumexp};
 }
 
-Tensor packed_like(const Tensor& q) { return at::empty({q.size(0), q.size(2), 3, q.size(1), q.size(3)}, q.options()); }
+Tensor packed_like(const Tensor& q, at::Device device = at::kCPU) {
+  return at::empty({q.size(0), q.size(2), 3, q.size(1), q.size(3)}, q.options().device(device));
+}
 
 // q, k or v of (B, T, 3, H, D), as (B, H, T, D).
 Tensor unpacked(const Tensor& packed, int64_t i) { return packed.select(2, i).transpose(1, 2); }
 
 // The gradients of q, k and v in one tensor (B, T, 3, H, D).
 Tensor heads_backward_on_cpu(const Tensor& given_gradient, const Tensor& given_q, const Tensor& given_k,
-                             const Tensor& given_v, const Tensor& out, const Tensor& logsumexp, bool causal,
+                             const Tensor& given_v, const Tensor& given_out, const Tensor& given_sums, bool causal,
                              double scale) {
+  check(given_q, given_k, given_v);
+  const auto fits = [&](const Tensor& t, at::IntArrayRef sizes) {
+    return t.sizes() == sizes && t.device() == given_q.device();
+  };
+  const auto sizes = given_q.sizes();
+  if (!fits(given_gradient, sizes) || !fits(given_out, sizes) || !fits(given_sums, sizes.slice(0, 3)))
+    throw Error(
+        "BAD_ARGUMENT",
+        "shardloop::attention_heads_backward: expected gradient and output of q's shape, and logsumexp (B, H, T).");
   const Tensor gradient = dense(given_gradient.to(given_q.scalar_type()));
+  const Tensor out = dense(given_out.to(given_q.scalar_type()));
+  const Tensor logsumexp = given_sums.to(at::kFloat).contiguous();
   const Tensor q = dense(given_q), k = dense(given_k), v = dense(given_v);
   Tensor result = packed_like(q);
   const Tensor dq = unpacked(result, 0), dk = unpacked(result, 1), dv = unpacked(result, 2);
@@ -116,12 +130,12 @@ Tensor heads_backward_on_cpu(const Tensor& given_gradient, const Tensor& given_q
 // On meta tensors, for plans.
 Two heads_on_meta(const Tensor& q, const Tensor& k, const Tensor& v, bool, double) {
   check(q, k, v);
-  return outputs_of(q);
+  return outputs_of(q, at::kMeta);
 }
 
 Tensor heads_backward_on_meta(const Tensor&, const Tensor& q, const Tensor&, const Tensor&, const Tensor&,
                               const Tensor&, bool, double) {
-  return packed_like(q);
+  return packed_like(q, at::kMeta);
 }
 
 Two call_heads(const Tensor& q, const Tensor& k, const Tensor& v, bool causal, double scale) {

@@ -92,11 +92,15 @@ Rows rows_on_cpu(const Tensor& given, const Tensor& given_labels, int64_t ignore
 }
 
 Tensor rows_backward_on_cpu(const Tensor& gradient, const Tensor& given, const Tensor& given_labels,
-                            const Tensor& logsumexps, int64_t ignore_index, double smoothing) {
+                            const Tensor& given_sums, int64_t ignore_index, double smoothing) {
+  check(given, given_labels, smoothing);
+  const auto fits = [&](const Tensor& t) { return t.sizes() == given_labels.sizes() && t.device() == given.device(); };
+  if (!fits(gradient) || !fits(given_sums)) refuse("expected a gradient and a logsumexp for each row of the logits.");
   const Tensor logits = given.contiguous(), labels = given_labels.contiguous();
   const int64_t count = logits.size(0), classes = logits.size(1);
   const Kind kind = kind_of(logits.scalar_type());
   const Tensor factors = gradient.to(at::kDouble).contiguous();
+  const Tensor logsumexps = given_sums.to(at::kDouble).contiguous();
   Tensor result = at::empty(logits.sizes(), logits.options());
   const auto* factor = factors.const_data_ptr<double>();
   const auto* label = labels.const_data_ptr<int64_t>();
@@ -122,12 +126,13 @@ Tensor rows_backward_on_cpu(const Tensor& gradient, const Tensor& given, const T
 // On meta tensors, for plans.
 Rows rows_on_meta(const Tensor& logits, const Tensor& labels, int64_t, double smoothing) {
   check(logits, labels, smoothing);
-  return {at::empty({logits.size(0)}, logits.options().dtype(wide(logits))),
-          at::empty({logits.size(0)}, logits.options().dtype(at::kDouble))};
+  const auto options = logits.options().device(at::kMeta);
+  return {at::empty({logits.size(0)}, options.dtype(wide(logits))),
+          at::empty({logits.size(0)}, options.dtype(at::kDouble))};
 }
 
 Tensor rows_backward_on_meta(const Tensor&, const Tensor& logits, const Tensor&, const Tensor&, int64_t, double) {
-  return at::empty(logits.sizes(), logits.options());
+  return at::empty(logits.sizes(), logits.options().device(at::kMeta));
 }
 
 Rows call_rows(const Tensor& logits, const Tensor& labels, int64_t ignore_index, double smoothing) {

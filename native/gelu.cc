@@ -51,6 +51,9 @@ Tensor forward_on_cpu(const Tensor& given) {
 }
 
 Tensor backward_on_cpu(const Tensor& given_gradient, const Tensor& given) {
+  check(given);
+  if (given_gradient.sizes() != given.sizes() || given_gradient.device() != given.device())
+    throw Error("BAD_ARGUMENT", "shardloop::gelu_tanh_backward: expected a gradient of x's shape.");
   const Tensor x = given.contiguous();
   const Tensor gradient = given_gradient.to(x.scalar_type()).contiguous();
   Tensor result = like(x);
@@ -65,7 +68,10 @@ Tensor backward_on_cpu(const Tensor& given_gradient, const Tensor& given) {
   return result;
 }
 
-Tensor backward_on_meta(const Tensor&, const Tensor& x) { return like(x); }
+// On meta tensors, for plans.
+Tensor forward_on_meta(const Tensor& x) { return at::empty(x.sizes(), x.options().device(at::kMeta)); }
+
+Tensor backward_on_meta(const Tensor&, const Tensor& x) { return forward_on_meta(x); }
 
 Tensor call_forward(const Tensor& x) {
   static const auto op =
@@ -108,7 +114,7 @@ TORCH_LIBRARY_IMPL(shardloop, CPU, m) {
 }
 
 TORCH_LIBRARY_IMPL(shardloop, Meta, m) {
-  m.impl("gelu_tanh_forward", &like);
+  m.impl("gelu_tanh_forward", &forward_on_meta);
   m.impl("gelu_tanh_backward", &backward_on_meta);
 }
 

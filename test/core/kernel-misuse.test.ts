@@ -1,0 +1,69 @@
+// The native ops behind loss, attention and GELU by their names, with tensors that do not fit: an error each, and nothing is
+// read or written beside a tensor.
+import { describe, expect, it } from 'vitest';
+import { call, ops, randn, type Tensor, tensor } from '../../lib/core/index.js';
+
+const q = randn([1, 2, 5, 4]);
+const sums = randn([1, 2, 5]);
+const logits = randn([3, 4]);
+const labels = tensor([0n, 1n, 2n]);
+const rows = randn([3]);
+const meta = (t: Tensor): Tensor => t.to({ device: 'meta' });
+
+const CASES: [string, unknown[], RegExp][] = [
+  ['attention', [q, q, randn([1, 2, 6, 4]), true, 1], /one shape/],
+  ['attention', [q, q, q.to({ dtype: 'bfloat16' }), true, 1], /one dtype/],
+  [
+    'attention',
+    [q.to({ dtype: 'float64' }), q.to({ dtype: 'float64' }), q.to({ dtype: 'float64' }), true, 1],
+    /float32/,
+  ],
+  ['attention', [sums, sums, sums, true, 1], /\(B, H, T, D\)/],
+  ['self_attention', [q, true, 1], /\(B, T, 3, H, D\)/],
+  ['attention_heads_backward', [randn([1, 2, 5, 3]), q, q, q, q, sums, true, 1], /q's shape/],
+  ['attention_heads_backward', [q, q, q, q, randn([1, 2, 4, 4]), sums, true, 1], /q's shape/],
+  ['attention_heads_backward', [q, q, q, q, q, randn([1, 2, 4]), true, 1], /logsumexp/],
+  ['cross_entropy', [rows, labels, -100, 0], /logits \(N, V\)/],
+  ['cross_entropy', [logits, tensor([0n]), -100, 0], /labels \(N\)/],
+  ['cross_entropy', [logits, rows, -100, 0], /int64 labels/],
+  ['cross_entropy', [logits, labels, -100, 2], /label_smoothing/],
+  ['cross_entropy', [randn([3, 0]), labels, -100, 0], /logits \(N, V\)/],
+  ['cross_entropy_rows_backward', [randn([2]), logits, labels, rows, -100, 0], /each row/],
+  ['cross_entropy_rows_backward', [rows, logits, labels, randn([1]), -100, 0], /each row/],
+  ['gelu_tanh', [labels], /float32, bfloat16 or float16/],
+  ['gelu_tanh_backward', [randn([2]), rows], /x's shape/],
+];
+
+describe('native ops', () => {
+  it.each(CASES)('%s refuses what does not fit (%#)', (name, values, message) => {
+    expect(() => call(`shardloop::${name}`, ...(values as never[]))).toThrow(message);
+  });
+
+  it('survive tensors of several devices, and none of elements', () => {
+    const tried: [string, unknown[]][] = [
+      ['attention', [q, meta(q), q, true, 1]],
+      ['attention_heads_backward', [q, q, q, q, q, meta(sums), true, 1]],
+      ['cross_entropy', [logits, meta(labels), -100, 0]],
+      ['cross_entropy_rows_backward', [rows, logits, labels, meta(rows), -100, 0]],
+      ['gelu_tanh_backward', [meta(rows), rows]],
+    ];
+    for (const [name, values] of tried) {
+      // Either an error, or the shape of a result on the meta device.
+      try {
+        const result = call(`shardloop::${name}`, ...(values as never[])) as Tensor;
+        expect(result.device, name).toBe('meta');
+      } catch (error) {
+        expect((error as { code?: string }).code, name).toMatch(/BAD_ARGUMENT|OP_FAILED/);
+      }
+    }
+    const none = randn([0, 2, 5, 4]);
+    expect((call('shardloop::attention', none, none, none, true, 1) as Tensor).shape).toEqual([0, 2, 5, 4]);
+    const empty = randn([1, 2, 0, 4]);
+    expect((call('shardloop::attention', empty, empty, empty, false, 1) as Tensor).numel).toBe(0);
+    const thin = randn([1, 2, 5, 0]);
+    expect((call('shardloop::attention', thin, thin, thin, false, 1) as Tensor).numel).toBe(0);
+    expect((call('shardloop::gelu_tanh', randn([0])) as Tensor).numel).toBe(0);
+    const unlabelled = call('shardloop::cross_entropy', randn([0, 4]), ops.empty([0], { dtype: 'int64' }), -100, 0);
+    expect((unlabelled as Tensor).shape).toEqual([0]);
+  });
+});
