@@ -116,6 +116,7 @@ function note(name: string): void {
   // The kernel's peak is of all resident memory; files and shared memory do not change within a step.
   report[`${name}, peak`] = held(stats.peak, { ...now, RssAnon: now.VmHWM! - now.RssShmem! - now.RssFile! });
   report[name] = held(stats.allocated, now);
+  globalThis.gc!(); // JavaScript's own heap is no part of what is compared
   memory.trim();
   report[`${name}, trimmed`] = held(stats.allocated, resident());
   forgetPeaks();

@@ -1,8 +1,8 @@
 // What is written of benchmarks: JSON, CSV and SVG files, and the folder of `shardloop bench all`: report.md with its charts
 // and the numbers. Files appear whole or not at all.
-import { mkdir } from 'node:fs/promises';
 import { cpus, hostname, release } from 'node:os';
 import { join } from 'node:path';
+import { makeFolder } from '../core/folders.js';
 import { writeFileAtomic } from '../io/index.js';
 import { bandwidthChart } from './chart.js';
 import type { BenchPlan } from './options.js';
@@ -51,7 +51,7 @@ export async function writeReport(
   folder: string,
   runs: readonly { readonly plan: BenchPlan; readonly result: BenchResult }[],
 ): Promise<void> {
-  await mkdir(folder, { recursive: true });
+  makeFolder(folder);
   const results = runs.map(({ result }) => result);
   await writeFiles(results, { json: join(folder, 'report.json'), csv: join(folder, 'report.csv') });
   for (const result of results) {

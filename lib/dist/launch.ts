@@ -3,11 +3,12 @@
 // agreement with the launchers of other hosts is hosts.ts. A companion process (keeper.ts) serves the rendezvous store
 // and ends the ranks should this process be killed.
 import { randomUUID } from 'node:crypto';
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { availableParallelism, constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, ShardloopError } from '../core/errors.js';
+import { makeFolder } from '../core/folders.js';
 import { announceFailure } from './failure-report.js';
 import { Hosts, type Verdict } from './hosts.js';
 import { Keeper } from './keeper-process.js';
@@ -77,7 +78,7 @@ export async function launch(options: LaunchOptions): Promise<LaunchResult> {
     const serves = plan.size > 1 && plan.nodeRank === 0;
     const port = serves ? await keeper.serve(plan.masterAddr, plan.masterPort) : plan.masterPort;
     const hosts = plan.nnodes > 1 ? await joinHosts(keeper, plan, port, options) : null;
-    if (options.logDir !== undefined) mkdirSync(options.logDir, { recursive: true });
+    if (options.logDir !== undefined) makeFolder(options.logDir);
     outside = new OutsideSignals(options.abort);
     const start: Start = { plan, options, port, folder, keeper, id: randomUUID() };
     for (let attempt = 0; ; attempt++) {

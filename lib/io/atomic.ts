@@ -1,10 +1,11 @@
 // Files and folders that appear whole or not at all: written under a temporary name, synced, renamed.
 // Not here: what is written. A temporary name says host and process, so that leftovers of a killed process are known.
 import { randomUUID } from 'node:crypto';
-import { type FileHandle, mkdir, open, readdir, rename, rm, stat, symlink } from 'node:fs/promises';
+import { type FileHandle, open, readdir, rename, rm, stat, symlink } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 import { describe, ShardloopError } from '../core/errors.js';
+import { makeFolder } from '../core/folders.js';
 
 const HOST = hostname().replace(/[^A-Za-z0-9-]/g, '-') || 'host';
 const LEFTOVER = /^\.(.+)\.(tmp|old)-([A-Za-z0-9-]+)-(\d+)-([0-9a-f]{8})$/;
@@ -25,7 +26,7 @@ export async function writeFileAtomic(
 ): Promise<void> {
   const target = resolve(path);
   const temporary = temporaryName(target, 'tmp');
-  await mkdir(dirname(target), { recursive: true });
+  makeFolder(dirname(target));
   mine.add(temporary);
   try {
     const file = await open(temporary, 'wx');
@@ -72,7 +73,7 @@ export class PendingFolder {
   static async begin(target: string): Promise<PendingFolder> {
     const folder = new PendingFolder(target);
     mine.add(folder.path).add(folder.#aside);
-    await mkdir(folder.path, { recursive: true });
+    makeFolder(folder.path);
     return folder;
   }
 

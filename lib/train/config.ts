@@ -91,7 +91,11 @@ const training = {
   seed: whole(0).default(1).describe('of initial weights, shuffle and dropout'),
   threads: whole(1).optional().describe('CPU threads a rank (default: the cores divided by the ranks)'),
   device: z.enum(['auto', 'cpu', 'cuda']).default('auto').describe('auto takes CUDA where this build and host have it'),
-  saveSteps: whole(0).default(0).describe('write a checkpoint every N steps; 0: only when interrupted'),
+  saveSteps: whole(0)
+    .default(0)
+    .describe(
+      'write a checkpoint every N steps, but not behind the last, whose result is in `out`; 0: only when interrupted',
+    ),
   saveTotalLimit: whole(1).default(2).describe('how many checkpoints are kept; older ones are removed'),
   saveBackground: z
     .boolean()

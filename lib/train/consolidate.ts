@@ -1,7 +1,8 @@
 // A checkpoint of any number of ranks to what a run leaves behind: a model folder, or an adapter folder for LoRA. What
 // `shardloop consolidate` does, on one process, a piece of a tensor at a time.
-import { mkdir, readFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { makeFolder } from '../core/folders.js';
 import { ShardloopError } from '../core/index.js';
 import { loadTokenizer } from '../data/index.js';
 import { type Checkpoint, type LazyTensor, openCheckpoint, RESULT, writeFileAtomic } from '../io/index.js';
@@ -9,7 +10,7 @@ import { loadShape, saveModel } from '../models/index.js';
 import { writeAdapterTensors } from '../peft/index.js';
 import { requireFolder } from './in-folder.js';
 import type { Origin } from './origin.js';
-import { refuseContent, refuseOverwriting } from './out-folder.js';
+import { refuseContent, refuseOverwriting, refuseWithin } from './out-folder.js';
 
 /** What {@link consolidate} takes. */
 export interface ConsolidateOptions {
@@ -44,6 +45,7 @@ export async function consolidate(options: ConsolidateOptions): Promise<Consolid
   const path = requireFolder('CHECKPOINT', options.checkpoint);
   if (model !== undefined) requireFolder('--model', model);
   refuseOverwriting('OUT', out, { CHECKPOINT: path, ...(model === undefined ? {} : { '--model': model }) });
+  refuseWithin('OUT', out, 'CHECKPOINT', path);
   const checkpoint = await openCheckpoint(path);
   try {
     const isAdapter = checkpoint.result.includes('adapter_config.json');
@@ -104,7 +106,7 @@ async function writeAdapter(
 function copyOthers({ path, result }: Checkpoint): (dir: string) => Promise<void> {
   const others = result.filter((name) => !/^(adapter_|generation_)?config\.json$/.test(name));
   return async (dir) => {
-    await mkdir(dir, { recursive: true });
+    makeFolder(dir);
     for (const name of others) await writeFileAtomic(join(dir, name), await readFile(join(path, RESULT, name)));
   };
 }

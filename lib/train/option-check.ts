@@ -3,7 +3,7 @@
 import { ShardloopError } from '../core/errors.js';
 import type { FinetuneConfig, PretrainConfig, TrainingConfig } from './config.js';
 import { requireFolder } from './in-folder.js';
-import { refuseFile, refuseOverwriting, resultOf } from './out-folder.js';
+import { refuseFile, refuseOverwriting, requireWritable, resultOf } from './out-folder.js';
 
 /** The options that decide how a model is spread over the ranks. */
 export type SpreadConfig = Pick<
@@ -34,6 +34,7 @@ export function checkSpread(config: SpreadConfig, ranks: number, device?: string
 /** BAD_CONFIG for a folder to read that is not there, or one to write that must not be written. */
 export function checkFolders(config: FinetuneConfig | PretrainConfig): void {
   refuseFile('--out', config.out);
+  if (config.offloadFolder !== undefined) requireWritable('--offload-folder', config.offloadFolder);
   if ('model' in config) {
     requireFolder('--model', config.model);
     refuseOverwriting('--out', resultOf(config), { '--model': config.model });
@@ -54,7 +55,10 @@ function spreadProblems(config: SpreadConfig, ranks: number, device?: string): s
   }
   if (offload === 'parameters' && zero !== 3) misfit('--offload parameters: expected --zero 3', `--zero ${zero}`);
   if (offload !== 'none' && device === 'cpu')
-    misfit('--offload takes memory from a CUDA device; on the CPU use --offload-folder', `--device ${device}`);
+    misfit(
+      '--offload (offload_optimizer, offload_param) takes memory from a CUDA device; on the CPU use --offload-folder alone',
+      `--device ${device}`,
+    );
   if (optimizer === 'adafactor') {
     misfit(
       '--optimizer adafactor needs whole matrices, and --zero shards them: expected adamw, sgd, lion or muon',

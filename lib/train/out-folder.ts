@@ -1,8 +1,9 @@
 // Where a command writes: what must not be overwritten. All of it is refused before anything is computed.
 // Not here: who else writes there (run-lock.ts), what is written.
-import { readdirSync, realpathSync, statSync } from 'node:fs';
-import { join } from 'node:path';
+import { accessSync, constants, readdirSync, realpathSync, statSync } from 'node:fs';
+import { dirname, join, sep } from 'node:path';
 import { ShardloopError } from '../core/errors.js';
+import { makeFolder } from '../core/folders.js';
 import type { FinetuneConfig } from './config.js';
 
 /** Where a tuning run leaves its result. */
@@ -17,6 +18,22 @@ export function refuseFile(flag: string, path: string): void {
     'BAD_CONFIG',
     `${flag}: expected a folder to write, ${path} is a file; name a folder, it need not exist`,
   );
+}
+
+/** BAD_CONFIG unless files can be written to the folder `path`, which is made if need be. */
+export function requireWritable(flag: string, path: string): void {
+  try {
+    refuseFile(flag, path);
+    makeFolder(path);
+    accessSync(path, constants.W_OK);
+  } catch (cause) {
+    if (cause instanceof ShardloopError) throw cause;
+    throw new ShardloopError(
+      'BAD_CONFIG',
+      `${flag}: expected a folder to write to, received ${(cause as Error).message}; name another one`,
+      { cause },
+    );
+  }
 }
 
 /** BAD_CONFIG when what is written to `path` would overwrite one of `sources`, by whatever name. */
@@ -45,6 +62,14 @@ export function refuseContent(flag: string, path: string, mark: string, overwrit
   const found = isResult ? `a result already (${mark})` : `files but no ${mark}`;
   const advice = isResult ? 'or replace it with --overwrite' : 'or an empty one';
   throw new ShardloopError('BAD_CONFIG', `${flag}: ${path} holds ${found}; name a new folder, ${advice}`);
+}
+
+/** BAD_CONFIG when `path` lies within the folder `source`, by whatever name. */
+export function refuseWithin(flag: string, path: string, source: string, folder: string): void {
+  let at = path;
+  while (real(at) === null && dirname(at) !== at) at = dirname(at); // the part of the way that is there
+  if (!`${real(at)}${sep}`.startsWith(`${real(folder)}${sep}`)) return;
+  throw new ShardloopError('BAD_CONFIG', `${flag}: ${path} lies within ${source}; name a folder outside of it`);
 }
 
 function real(path: string): string | null {

@@ -1,10 +1,11 @@
 // One run at a time writes into an `out`: a file there names the process that does. Held by rank 0, removed at the end.
 // States: absent -> held (made whole, names its owner) -> absent (removed by the owner), or stale (the owner is dead, as
 // after kill -9, or on another host and silent) -> replaced by the next run. Not here: what must not be overwritten.
-import { mkdirSync, readFileSync, renameSync, rmdirSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
+import { readFileSync, renameSync, rmdirSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { ShardloopError } from '../core/errors.js';
+import { makeFolder } from '../core/folders.js';
 import { refuseFile } from './out-folder.js';
 
 /** A run's claim on its folder. */
@@ -31,7 +32,7 @@ export function lockOut(out: string): RunLock {
   let made = false;
   try {
     refuseFile('--out', out);
-    made = mkdirSync(out, { recursive: true }) !== undefined;
+    made = makeFolder(out);
     for (let attempt = 0; !take(file); attempt++) {
       const owner = readOwner(file);
       if (attempt > 3 || !isStale(file, owner)) throw taken(out, file, owner);

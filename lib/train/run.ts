@@ -1,9 +1,9 @@
 // What surrounds a training run and is the same for `pretrain` and `finetune`: the group of ranks, device and threads,
 // the agreement to stop, what is written beside the result. Not here: the steps (loop.ts).
-import { mkdirSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
+import { makeFolder } from '../core/folders.js';
 import {
   isCudaAvailable,
   libtorchVersion,
@@ -200,7 +200,7 @@ export async function sumOverRanks(run: Run, numbers: number[]): Promise<number[
 export function openSinks(run: Run, total: number, resumedStep: number): MetricsSink {
   const { config, options, leads, command } = run;
   if (!leads || options.dryRun) return fanOut([]);
-  mkdirSync(config.out, { recursive: true });
+  makeFolder(config.out);
   const text = `    ${JSON.stringify(config, null, 2).replace(/\n/g, '\n    ')}`; // Markdown: a block of code
   return fanOut([
     jsonlSink(metricsFile(run), resumedStep),

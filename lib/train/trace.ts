@@ -1,7 +1,7 @@
 // The timeline of some steps of a run (`--trace FILE`): recorded on every rank, merged and written by rank 0, with the
 // communication log beside it.
-import { mkdirSync } from 'node:fs';
 import { dirname } from 'node:path';
+import { makeFolder } from '../core/folders.js';
 import { chromeTrace, communicationLog, formatCommunication, startTimeline, type Timeline } from '../dist/index.js';
 import { writeFileAtomic } from '../io/atomic.js';
 import type { Run } from './run.js';
@@ -33,7 +33,7 @@ export class StepTrace {
     this.#timeline = null;
     if (ranks === null || options.dryRun) return;
     const path = config.trace!;
-    mkdirSync(dirname(path), { recursive: true });
+    makeFolder(dirname(path));
     await writeFileAtomic(path, chromeTrace(ranks));
     await writeFileAtomic(
       `${path.replace(/\.json$/, '')}.communication.txt`,

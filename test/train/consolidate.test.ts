@@ -92,6 +92,8 @@ describe('consolidate', () => {
       expect(consolidate(options)).rejects.toMatchObject({ code: 'BAD_CONFIG' });
     await refused({ checkpoint, out: checkpoint });
     await refused({ checkpoint, out: tiny.model });
+    await refused({ checkpoint, out: join(checkpoint, 'result'), overwrite: true });
+    await refused({ checkpoint, out: join(checkpoint, 'new', 'er') });
     const other = fresh();
     mkdirSync(other);
     writeFileSync(join(other, 'notes.txt'), '');

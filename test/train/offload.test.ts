@@ -38,9 +38,20 @@ describe('offload', () => {
     [{ offload: 'parameters', zero: 2 }, '--offload parameters: expected --zero 3; received --zero 2'],
     [
       { offload: 'optimizer', zero: 1, device: 'cpu' },
-      '--offload takes memory from a CUDA device; on the CPU use --offload-folder; received --device cpu',
+      '--offload (offload_optimizer, offload_param) takes memory from a CUDA device; on the CPU use --offload-folder alone; received --device cpu',
     ],
   ] as const)('says what it needs: %o', async (options, message) => {
     await expect(tune(tiny, { ...options, maxSteps: 1 })).rejects.toThrow(message);
+  });
+
+  it('says that the folder of files cannot be used before anything is started', async () => {
+    const offloadFolder = join(tiny.model, 'config.json');
+    await expect(tune(tiny, { offloadFolder, maxSteps: 1 })).rejects.toThrow(
+      `--offload-folder: expected a folder to write, ${offloadFolder} is a file`,
+    );
+    const below = join(offloadFolder, 'below');
+    await expect(tune(tiny, { offloadFolder: below, maxSteps: 1 })).rejects.toThrow(
+      /--offload-folder: expected a folder to write to, received ENOTDIR/,
+    );
   });
 });
