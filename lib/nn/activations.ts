@@ -1,5 +1,6 @@
 // Activation functions, as functions and as modules.
-import { call, type DType, describe, ops, ShardloopError, type Tensor } from '../core/index.js';
+import { call, describe, ops, ShardloopError, type Tensor } from '../core/index.js';
+import { hasKernel } from './fused.js';
 import { Module } from './module.js';
 
 /** How {@link gelu} is computed: 'none' by the error function, 'tanh' by GPT-2's approximation. */
@@ -22,12 +23,10 @@ export interface GeluOptions {
  */
 export function gelu(x: Tensor, options: GeluOptions = {}): Tensor {
   const approximate = checkApproximation(options.approximate ?? 'none');
-  const isHere = (x.device === 'cpu' || x.device === 'meta') && FUSED.has(x.dtype);
-  if (approximate === 'tanh' && isHere && (options.fused ?? true)) return call('shardloop::gelu_tanh', x) as Tensor;
+  if (approximate === 'tanh' && (options.fused ?? true) && hasKernel(x))
+    return call('shardloop::gelu_tanh', x) as Tensor;
   return ops.gelu(x, { approximate });
 }
-
-const FUSED: ReadonlySet<DType> = new Set(['float32', 'bfloat16', 'float16']);
 
 /** `x * sigmoid(x)`, element by element. */
 export function silu(x: Tensor): Tensor {

@@ -1,6 +1,7 @@
 // Attention over libtorch's scaled_dot_product_attention: a function on heads, and the self-attention module that is
 // built on it. Caches for generation belong to the models.
-import { call, type DType, full, ones, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
+import { call, full, ones, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
+import { hasKernel } from './fused.js';
 import { Linear } from './linear.js';
 import { Module } from './module.js';
 import { positive, probability, size, type TensorOptions } from './options.js';
@@ -86,10 +87,8 @@ export function selfAttention(qkv: Tensor, options: Omit<AttentionOptions, 'mask
   });
 }
 
-const FUSED: ReadonlySet<DType> = new Set(['float32', 'bfloat16', 'float16']);
-
 function takesFused(t: Tensor, dropout: number): boolean {
-  return dropout === 0 && FUSED.has(t.dtype) && (t.device === 'cpu' || t.device === 'meta') && t.numel > 0;
+  return dropout === 0 && t.numel > 0 && hasKernel(t);
 }
 
 function checkHeads(q: Tensor, k: Tensor, v: Tensor): void {

@@ -1,5 +1,6 @@
 // Losses. Weighing by tokens over micro-batches is the training loop's.
 import { call, describe, isFloatingDType, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
+import { isOnKernelDevice } from './fused.js';
 
 /** 'mean' over what counts, 'sum', or 'none': one value for each position. */
 export type Reduction = 'mean' | 'sum' | 'none';
@@ -55,7 +56,7 @@ export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntro
   return scope(() => {
     const flat = ops.reshape(logits, [-1, classes]); // (N, V)
     const rows = ops.reshape(labels, [-1]); // (N)
-    const isFused = fused && classes > 0 && (flat.device === 'cpu' || flat.device === 'meta');
+    const isFused = fused && classes > 0 && isOnKernelDevice(flat);
     const loss = isFused
       ? reduced(fusedRows(flat, rows, ignoreIndex, labelSmoothing), rows, ignoreIndex, reduction)
       : ops.cross_entropy_loss(isHalf(flat) ? ops._to_copy(flat, { dtype: 'float32' }) : flat, rows, {

@@ -87,7 +87,8 @@ export function zero(segments: readonly Segment[], group: Group, options: ZeroOp
     bucketBytes,
     dtype,
     compression: options.compression,
-    keepsSums: stage > 1 || offload !== undefined, // under stage 1 they would come on top of the whole gradients of all micro-batches but the last
+    // Under stage 1 they would come on top of the whole gradients of all micro-batches but the last.
+    keepsSums: stage > 1 || offload !== undefined,
   });
   const parts = new Map<Tensor, Part>();
   for (const { plan, parts: own } of units) {
