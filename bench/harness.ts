@@ -31,7 +31,12 @@ export interface Report {
   readonly timings: Timing[];
   /** Named quotients of medians, e.g. ours over Python's. */
   readonly ratios: Record<string, number>;
+  /** What some of the ratios are to reach. */
+  readonly goals: Goals;
 }
+
+/** By the name of a ratio. */
+export type Goals = Record<string, { readonly atMost: number } | { readonly atLeast: number }>;
 
 /** Runs all contenders in turns: `rounds` rounds of `iterations` each, after `warmups` rounds that do not count. */
 export async function compare(
@@ -71,8 +76,14 @@ export function medianOf(timings: readonly Timing[], name: string): number {
   return found.median;
 }
 
-/** Prints a report as a table, or as one JSON object. */
-export function print(benchmark: string, timings: Timing[], ratios: Record<string, number>, json: boolean): Report {
+/** Prints a report as a table, with a verdict where a ratio has a goal, or as one JSON object. */
+export function print(
+  benchmark: string,
+  timings: Timing[],
+  ratios: Record<string, number>,
+  json: boolean,
+  goals: Goals = {},
+): Report {
   const report: Report = {
     benchmark,
     cpu: cpus()[0]?.model.trim() ?? 'unknown',
@@ -80,6 +91,7 @@ export function print(benchmark: string, timings: Timing[], ratios: Record<strin
     node: process.version,
     timings,
     ratios,
+    goals,
   };
   if (json) {
     console.log(JSON.stringify(report, null, 2));
@@ -91,8 +103,15 @@ export function print(benchmark: string, timings: Timing[], ratios: Record<strin
   console.log(`${''.padEnd(width)}   median us   25% us    75% us`);
   for (const t of timings) console.log(`${t.name.padEnd(width)}  ${us(t.median)} ${us(t.low)} ${us(t.high)}`);
   for (const [name, ratio] of Object.entries(ratios))
-    console.log(`${name.padEnd(width)}  ${ratio.toFixed(2).padStart(9)}`);
+    console.log(`${name.padEnd(width)}  ${ratio.toFixed(2).padStart(9)}${verdict(ratio, goals[name])}`);
   return report;
+}
+
+function verdict(ratio: number, goal: Goals[string] | undefined): string {
+  if (goal === undefined) return '';
+  const [met, text] =
+    'atMost' in goal ? [ratio <= goal.atMost, `at most ${goal.atMost}`] : [ratio >= goal.atLeast, `at least ${goal.atLeast}`];
+  return `  ${met ? 'met' : 'missed'} (${text})`;
 }
 
 /** The Python that has torch: SHARDLOOP_ORACLE_PYTHON, or that of the oracle's environment. */

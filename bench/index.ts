@@ -4,6 +4,7 @@ import { collectives } from './collectives.js';
 import { dispatch } from './dispatch.js';
 import { memory } from './memory.js';
 import { optimizer } from './optimizer.js';
+import { step } from './step.js';
 import { zero } from './zero.js';
 
 const BENCHMARKS: Record<string, (json: boolean) => Promise<unknown>> = {
@@ -13,6 +14,7 @@ const BENCHMARKS: Record<string, (json: boolean) => Promise<unknown>> = {
   zero,
   checkpoint,
   memory,
+  step,
 };
 
 const args = process.argv.slice(2);
