@@ -110,7 +110,9 @@ export function print(
 function verdict(ratio: number, goal: Goals[string] | undefined): string {
   if (goal === undefined) return '';
   const [met, text] =
-    'atMost' in goal ? [ratio <= goal.atMost, `at most ${goal.atMost}`] : [ratio >= goal.atLeast, `at least ${goal.atLeast}`];
+    'atMost' in goal
+      ? [ratio <= goal.atMost, `at most ${goal.atMost}`]
+      : [ratio >= goal.atLeast, `at least ${goal.atLeast}`];
   return `  ${met ? 'met' : 'missed'} (${text})`;
 }
 

@@ -1,6 +1,7 @@
 // What this machine can do, measured beside the benchmarks: matrix products by shape and dtype, and copies.
-import { ops, rand, scope, setNumThreads, type Tensor } from 'shardloop';
+
 import { availableParallelism } from 'node:os';
+import { ops, rand, scope, setNumThreads, type Tensor } from 'shardloop';
 
 /** The limits of this machine on all its cores. */
 export interface Limits {

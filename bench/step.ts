@@ -38,11 +38,16 @@ export async function step(json: boolean): Promise<Report> {
     const [model, precision, lora] = name.split('-') as [string, 'fp32' | 'bf16', string?];
     const shape = SHAPES[model]!;
     const outcome = await withModel(shape, LENGTH, (folder) => {
-      const ways = precision === 'fp32' ? ['eager', 'compiled'] : ['eager', 'compiled', 'autocast', 'autocast-compiled'];
+      const ways =
+        precision === 'fp32' ? ['eager', 'compiled'] : ['eager', 'compiled', 'autocast', 'autocast-compiled'];
       const args = (way: string) => [way, folder, precision, lora ?? 'all', rows, LENGTH, threads].map(String);
       const env = { OMP_NUM_THREADS: String(threads) };
       const contestants: Contestant[] = [
-        { label: 'shardloop', commands: [[process.execPath, '--import', 'tsx', here('step-process.ts'), ...args('')]], env },
+        {
+          label: 'shardloop',
+          commands: [[process.execPath, '--import', 'tsx', here('step-process.ts'), ...args('')]],
+          env,
+        },
         ...ways.map((way) => ({
           ...{ label: `Python ${way}`, env },
           commands: [[oraclePython(), '-u', here('step.py'), ...args(way)]],
@@ -51,7 +56,11 @@ export async function step(json: boolean): Promise<Report> {
       return contest(name, contestants, { rounds: ROUNDS, steps, tolerance: TOLERANCE[precision] });
     });
     timings.push(...outcome.timings);
-    console.error(`${name}: losses ${Object.values(outcome.losses).map((loss) => loss.toFixed(4)).join(' ')}`);
+    console.error(
+      `${name}: losses ${Object.values(outcome.losses)
+        .map((loss) => loss.toFixed(4))
+        .join(' ')}`,
+    );
     const time = `${name}: time, of ${outcome.fastest}'s`;
     const memory = `${name}: peak memory, of the least of Python`;
     ratios[time] = outcome.time;

@@ -42,12 +42,32 @@ std::string use_cpu_kernels(const std::string& name) {
   throw Error("BAD_ARGUMENT", "use_cpu_kernels: expected one of cpu_kernels(), received " + name + ".");
 }
 
+bool widening_pays() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  return !__builtin_cpu_supports("amx-bf16") && !(__builtin_cpu_is("amd") && __builtin_cpu_supports("avx512bf16"));
+#else
+  return false;
+#endif
+}
+
+std::atomic<bool>& widens() {
+  static std::atomic<bool> value{widening_pays()};
+  return value;
+}
+
+// For tests, which hold both ways together. Answers what was used before.
+bool use_widened_products(bool value) { return widens().exchange(value); }
+
 TORCH_LIBRARY_FRAGMENT(shardloop, m) {
   m.def("cpu_kernels() -> str[]", &cpu_kernels);
   m.def("use_cpu_kernels(str name) -> str", &use_cpu_kernels);
+  m.def("use_widened_products(bool value) -> bool", &use_widened_products);
 }
 
 }  // namespace
+
+bool widens_products() { return widens().load(std::memory_order_relaxed); }
 
 CpuLevel cpu_level() { return chosen().load(std::memory_order_relaxed); }
 

@@ -1,7 +1,7 @@
 // The affine layer as GPT-2's published weights have it: a Linear whose weight is stored transposed.
 import { empty, ops, type Tensor } from '../core/index.js';
 import * as init from './init.js';
-import type { LinearOptions } from './linear.js';
+import { type LinearOptions, linear } from './linear.js';
 import { Module } from './module.js';
 import { size } from './options.js';
 import { type Parameter, parameter } from './parameter.js';
@@ -28,7 +28,7 @@ export class Conv1D extends Module {
   }
 
   forward(x: Tensor): Tensor {
-    return ops.linear(x, ops.t(this.weight), { bias: this.bias }); // (..., out)
+    return linear(x, ops.t(this.weight), { bias: this.bias }); // (..., out)
   }
 
   override extraRepr(): string {
