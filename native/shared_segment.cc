@@ -7,7 +7,9 @@
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -59,6 +61,17 @@ struct Refusal : std::runtime_error {
 
 Refusal refusal_with(const char* what) { return Refusal(std::string(what) + ": " + std::strerror(errno)); }
 
+// From another process; 0 or the error.
+int read_memory(int process, const char* from, char* to, size_t bytes) {
+  while (bytes > 0) {
+    const iovec here{to, bytes}, there{const_cast<char*>(from), bytes};
+    const ssize_t got = process_vm_readv(process, &here, 1, &there, 1, 0);
+    if (got <= 0) return got < 0 ? errno : EFAULT;
+    from += got, to += got, bytes -= got;
+  }
+  return 0;
+}
+
 int pidfd_open(int process) { return static_cast<int>(syscall(SYS_pidfd_open, process, 0)); }
 
 // All of it is taken at once: a machine without room is then a text here, and not a signal at some later write.
@@ -104,8 +117,8 @@ std::string describe(const Header& header) {
   static const char* const names[] = {"nothing", "all_reduce", "reduce_scatter", "all_gather", "broadcast", "barrier"};
   std::ostringstream text;
   text << names[header.kind % 6] << " of " << header.bytes << " bytes";
-  if (header.kind == 4) text << " from root " << header.root;
-  if (header.kind < 3) text << " (dtype " << header.dtype << ", operation " << header.op << ")";
+  if (header.kind == kBroadcast) text << " from root " << header.root;
+  if (header.kind <= kReduceScatter) text << " (dtype " << header.dtype << ", operation " << header.op << ")";
   return text.str();
 }
 
@@ -115,7 +128,10 @@ struct alignas(128) SharedSegment::Place {
   std::atomic<uint32_t> published;  // also the word on which others sleep
   std::atomic<uint32_t> sleepers;
   std::atomic<uint32_t> left;
-  alignas(64) Header headers[2];  // of operations by their number; nobody is more than one operation ahead
+  std::atomic<int> processor;  // on which its last operation began
+  // Of operations by their number; nobody is more than one operation ahead.
+  alignas(64) Header headers[2];
+  const char* inputs[2];
 };
 
 struct SharedSegment::Control {
@@ -125,12 +141,12 @@ struct SharedSegment::Control {
 };
 
 SharedSegment::SharedSegment(c10d::Store& store, int rank, int size)
-    : rank_(rank), size_(size), spins_(size <= cores()), processes_(size, kHere) {
+    : rank_(rank), size_(size), spins_(size <= cores()), processes_(size) {
   static_assert(std::atomic<uint32_t>::is_always_lock_free && sizeof(std::atomic<uint32_t>) == 4);
   static_assert(sizeof(Control) <= kPage);
   slots_at_ = round_up(kPage + size * sizeof(Place));
   bytes_ = slots_at_ + size * kSlots * kSlotBytes;
-  // What each rank says: "process file token namespace", or "!" and why it cannot.
+  // What each rank says: "process file token namespace address-of-token", or "!" and why it cannot.
   const auto key = [](int of) { return "shared/" + std::to_string(of); };
   uint64_t token = 0;
   int file = -1;
@@ -152,8 +168,12 @@ SharedSegment::SharedSegment(c10d::Store& store, int rank, int size)
     const int itself = pidfd_open(getpid());
     if (itself < 0) throw refusal_with("pidfd_open");
     close(itself);
-    mine =
-        std::to_string(getpid()) + ' ' + std::to_string(file) + ' ' + std::to_string(token) + ' ' + process_namespace();
+    prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY);  // where Yama asks for it; the others may read this process
+    token_ = token;
+    std::ostringstream text;
+    text << getpid() << ' ' << file << ' ' << token << ' ' << process_namespace() << ' '
+         << reinterpret_cast<uintptr_t>(&token_);
+    mine = text.str();
   } catch (const Refusal& refusal) {
     mine = std::string("! ") + refusal.what();
   }
@@ -164,7 +184,8 @@ SharedSegment::SharedSegment(c10d::Store& store, int rank, int size)
     const std::string text = get(store, key(other));
     std::istringstream words(text);
     std::string process, number, same_token, name;
-    words >> process >> number >> same_token >> name;
+    uintptr_t address = 0;
+    words >> process >> number >> same_token >> name >> address;
     if (other == 0) first_namespace = name;
     if (!refusal.empty()) continue;
     if (process == "!") {
@@ -172,8 +193,12 @@ SharedSegment::SharedSegment(c10d::Store& store, int rank, int size)
     } else if (name != first_namespace) {
       refusal = "rank " + std::to_string(other) + ": it does not see the processes of rank 0";
     } else if (const int id = std::stoi(process); id != getpid()) {
-      processes_[other] = pidfd_open(id);
-      if (processes_[other] < 0) processes_[other] = kGone;
+      processes_[other] = {id, pidfd_open(id)};
+      if (processes_[other].descriptor < 0) processes_[other].descriptor = kGone;
+      // Whether its memory can be read: what it says of itself stands there as well.
+      uint64_t seen = 0;
+      const char* const there = reinterpret_cast<const char*>(address);
+      if (read_memory(id, there, reinterpret_cast<char*>(&seen), sizeof seen) != 0 || seen != token) reads_ = false;
     }
   }
   if (file >= 0) close(file);
@@ -190,8 +215,8 @@ SharedSegment::SharedSegment(c10d::Store& store, int rank, int size)
 SharedSegment::~SharedSegment() { release(); }
 
 void SharedSegment::release() {
-  for (const int process : processes_)
-    if (process >= 0) close(process);
+  for (const Process& process : processes_)
+    if (process.descriptor >= 0) close(process.descriptor);
   if (memory_ != nullptr) munmap(memory_, bytes_);
 }
 
@@ -201,9 +226,35 @@ char* SharedSegment::slot(int rank, uint32_t step) const {
   return memory_ + slots_at_ + (static_cast<size_t>(rank) * kSlots + step % kSlots) * kSlotBytes;
 }
 
-void SharedSegment::begin(const Header& header) {
+void SharedSegment::begin(const Header& header, const char* input) {
   first_step_ = step_;
-  place(rank_).headers[++operation_ % 2] = header;
+  Place& own = place(rank_);
+  own.headers[++operation_ % 2] = header;
+  own.inputs[operation_ % 2] = reads_ ? input : nullptr;
+  own.processor.store(sched_getcpu(), std::memory_order_relaxed);
+}
+
+bool SharedSegment::in_reach() const {
+  for (int rank = 0; rank < size_; ++rank)
+    if (place(rank).inputs[operation_ % 2] == nullptr) return false;
+  return true;
+}
+
+void SharedSegment::read(int other, size_t offset, char* to, size_t bytes) {
+  const char* from = place(other).inputs[operation_ % 2] + offset;
+  if (processes_[other].descriptor == kHere) {
+    std::memcpy(to, from, bytes);
+  } else if (const int error = read_memory(processes_[other].id, from, to, bytes); error != 0) {
+    throw std::runtime_error("Connection closed by peer: the memory of rank " + std::to_string(other) +
+                             " of the group cannot be read: " + std::strerror(error));
+  }
+}
+
+void SharedSegment::check_reads(Clock::time_point deadline) const {
+  for (int other = 0; other < size_; ++other) {
+    if (other == rank_) continue;
+    if (const std::string reason = why_not(other, deadline); !reason.empty()) throw std::runtime_error(reason);
+  }
 }
 
 void SharedSegment::publish() {
@@ -227,13 +278,17 @@ void SharedSegment::wait(uint32_t count, std::chrono::nanoseconds spin, Clock::t
 void SharedSegment::wait_for(int other, uint32_t count, Clock::time_point spin_until, Clock::time_point deadline) {
   auto& word = place(other).published;
   const auto here = [&] { return reached(word.load(std::memory_order_acquire), count); };
-  // Soon it yields instead: the other may be waiting for this very processor.
+  // The other may be waiting for this very processor: soon it yields, and where it knows so, it sleeps, since the
+  // scheduler looks for an idle processor for whoever is woken, but leaves together those that only yield.
+  const auto& processor = place(other).processor;
   for (int turn = 0; spins_ && (turn == 0 || Clock::now() < spin_until); ++turn) {
     for (int i = 0; i < kPauses; ++i) {
       if (here()) return;
       pause_processor();
     }
-    if (turn > 0) sched_yield();
+    if (turn == 0) continue;
+    if (processor.load(std::memory_order_relaxed) == sched_getcpu()) break;
+    sched_yield();
   }
   auto& sleepers = place(other).sleepers;
   while (true) {
@@ -256,8 +311,9 @@ std::string SharedSegment::why_not(int other, Clock::time_point deadline) const 
   const std::string name = "rank " + std::to_string(other) + " of the group";
   if (left_.load()) return "the group was aborted";
   if (control.failed.load() == 2) return control.text;
-  pollfd process{processes_[other], POLLIN, 0};
-  if (processes_[other] == kGone || (processes_[other] >= 0 && poll(&process, 1, 0) > 0))
+  const int descriptor = processes_[other].descriptor;
+  pollfd process{descriptor, POLLIN, 0};
+  if (descriptor == kGone || (descriptor >= 0 && poll(&process, 1, 0) > 0))
     return "Connection closed by peer: the process of " + name + " has ended";
   if (place(other).left.load() != 0) return "Connection closed by peer: " + name + " has left it";
   if (Clock::now() >= deadline) return "Timed out waiting for " + name;

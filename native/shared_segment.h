@@ -25,9 +25,12 @@
 
 namespace shardloop {
 
+enum Kind : uint32_t { kAllReduce = 1, kReduceScatter, kAllGather, kBroadcast, kBarrier };
+
 // What an operation is; ranks that call different ones must not read each other's memory.
 struct Header {
-  uint32_t kind = 0, dtype = 0, op = 0, root = 0;
+  Kind kind = kBarrier;
+  uint32_t dtype = 0, op = 0, root = 0;
   uint64_t bytes = 0;
   bool operator==(const Header&) const = default;
 };
@@ -47,7 +50,14 @@ class SharedSegment {
 
   char* slot(int rank, uint32_t step) const;
   // Before the first step of an operation; it is compared when the others publish theirs.
-  void begin(const Header& header);
+  // `input` is what the others may read where it lies, or null.
+  void begin(const Header& header, const char* input);
+  // Whether that is so of all ranks; behind the first step.
+  bool in_reach() const;
+  // Copies from another rank's input. Whoever reads does so before that rank may go on, and then asks whether all of
+  // them were still there: what is read from one that has failed is nothing to rely on.
+  void read(int other, size_t offset, char* to, size_t bytes);
+  void check_reads(Clock::time_point deadline) const;
   // The slot of this step is written.
   void publish();
   // Waits until all ranks have published `count` steps: first for as long as `spin` on the processor, then asleep.
@@ -59,10 +69,15 @@ class SharedSegment {
   void fail(const std::string& text);
   // This rank waits no more; the others are told when they wait for it.
   void leave();
-  bool spins() const { return spins_; }
+  int rank() const { return rank_; }
+  int size() const { return size_; }
 
  private:
   static constexpr int kHere = -1, kGone = -2;
+  // A process of a rank: its id, and a descriptor; kHere for this one, kGone for one that has ended.
+  struct Process {
+    int id = 0, descriptor = kHere;
+  };
   struct Place;
   struct Control;
 
@@ -74,11 +89,13 @@ class SharedSegment {
   Place& place(int rank) const;
 
   const int rank_, size_;
-  bool spins_;
+  const bool spins_;
+  bool reads_ = true;  // the kernel lets this process read the memory of the others
   uint32_t step_ = 0, operation_ = 0, first_step_ = 0;
+  uint64_t token_ = 0;  // the same on all ranks
   char* memory_ = nullptr;
   size_t bytes_ = 0, slots_at_ = 0;
-  std::vector<int> processes_;  // a descriptor by rank; kHere for those of this process, kGone for ended ones
+  std::vector<Process> processes_;  // by rank
   std::atomic<bool> left_{false};
 };
 

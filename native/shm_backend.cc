@@ -5,6 +5,9 @@
 // Operations of a group run one behind the other, in the order of their launch, on whoever comes first: the thread that
 // waits for one (which saves two changes of thread), or the group's own thread. That one is woken at once for a large
 // operation; for small ones it looks every kNap while the group is busy, since waking it takes longer than they do.
+#include <torch/library.h>
+
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -26,6 +29,9 @@ constexpr auto kNap = 100us;          // how late a small operation that nobody 
 constexpr auto kBusy = 20ms;          // for so long the group's thread stays awake behind the last operation
 constexpr size_t kLarge = 256 << 10;  // from here on waking a thread is worth it
 
+// For tests, which turn it off: whether this rank's inputs may be read where they lie.
+std::atomic<bool> single_copy{true};
+
 class ShmWork;
 using ShmWorkPtr = c10::intrusive_ptr<ShmWork>;
 
@@ -33,7 +39,7 @@ using ShmWorkPtr = c10::intrusive_ptr<ShmWork>;
 class Queue {
  public:
   Queue(c10d::Store& store, int rank, int size, std::chrono::milliseconds timeout)
-      : segment_(store, rank, size), runner_(segment_, rank, size), timeout_(timeout) {}
+      : segment_(store, rank, size), timeout_(timeout) {}
 
   void add(const ShmWorkPtr& work);
   void wait_for(ShmWork& work);
@@ -49,7 +55,6 @@ class Queue {
   void run_first(std::unique_lock<std::mutex>& lock, std::chrono::nanoseconds spin);
 
   SharedSegment segment_;
-  StepRunner runner_;
   const std::chrono::milliseconds timeout_;
   std::mutex mutex_;
   std::condition_variable changed_, woken_;
@@ -74,25 +79,16 @@ class ShmWork final : public RunByWaiter {
 
   void abort() override { queue_->leave(); }
 
-  c10::intrusive_ptr<c10::ivalue::Future> getFuture() override {
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (!future_) {
-      future_ = c10::make_intrusive<c10::ivalue::Future>(c10::NoneType::get());
-      if (completed_) complete_future();
-    }
-    return future_;
-  }
+  c10::intrusive_ptr<c10::ivalue::Future> getFuture() override { return future_; }
 
   void end(const std::string& error) {
-    c10::intrusive_ptr<c10::ivalue::Future> future;
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      if (!error.empty()) exception_ = std::make_exception_ptr(std::runtime_error(error));
-      tensors.clear();
-      completed_ = true;
-      if (!future_) return;
-    }
-    complete_future();
+    tensors.clear();
+    const auto thrown = error.empty() ? nullptr : std::make_exception_ptr(std::runtime_error(error));
+    finish(thrown);
+    if (thrown)
+      future_->setError(thrown);
+    else
+      future_->markCompleted();
   }
 
   std::vector<at::Tensor> tensors;
@@ -101,20 +97,14 @@ class ShmWork final : public RunByWaiter {
   bool done = false;  // under the lock of the queue
 
  private:
-  void complete_future() {
-    if (exception_)
-      future_->setError(exception_);
-    else
-      future_->markCompleted();
-  }
-
   const std::shared_ptr<Queue> queue_;
-  c10::intrusive_ptr<c10::ivalue::Future> future_;
+  const c10::intrusive_ptr<c10::ivalue::Future> future_ =
+      c10::make_intrusive<c10::ivalue::Future>(c10::NoneType::get());
 };
 
 void Queue::add(const ShmWorkPtr& work) {
   size_t bytes = 0;
-  for (const Transfer& part : work->parts) bytes += part.bytes;
+  for (const Transfer& part : work->parts) bytes += part.header.bytes;
   std::lock_guard<std::mutex> lock(mutex_);
   waiting_.push_back(work);
   busy_until_ = Clock::now() + kBusy;
@@ -129,7 +119,7 @@ void Queue::run_first(std::unique_lock<std::mutex>& lock, std::chrono::nanosecon
   lock.unlock();
   if (error.empty()) {
     try {
-      for (const Transfer& part : work->parts) runner_.run(part, spin, work->deadline);
+      for (const Transfer& part : work->parts) run(segment_, part, spin, work->deadline);
     } catch (const std::exception& thrown) {
       error = thrown.what();
       segment_.fail(error);
@@ -199,7 +189,7 @@ class ShmBackend final : public c10d::Backend {
   WorkPtr broadcast(std::vector<at::Tensor>& tensors, const c10d::BroadcastOptions& options) override {
     if (!tensors[0].is_cpu()) return gloo_->broadcast(tensors, options);
     Transfer t = transfer(kBroadcast, tensors[0], tensors[0], tensors[0].nbytes());
-    t.header.root = t.root = static_cast<int>(options.rootRank);
+    t.header.root = static_cast<uint32_t>(options.rootRank);
     return launch(c10d::OpType::BROADCAST, tensors, {t});
   }
 
@@ -230,10 +220,7 @@ class ShmBackend final : public c10d::Backend {
   }
 
   WorkPtr barrier(const c10d::BarrierOptions&) override {
-    Transfer t;
-    t.kind = kBarrier;
-    t.header.kind = kBarrier;
-    return launch(c10d::OpType::BARRIER, {}, {t});
+    return launch(c10d::OpType::BARRIER, {}, {Transfer{}});
   }
 
   WorkPtr reduce(std::vector<at::Tensor>& tensors, const c10d::ReduceOptions& options) override {
@@ -257,8 +244,8 @@ class ShmBackend final : public c10d::Backend {
  private:
   static Transfer transfer(Kind kind, const at::Tensor& in, const at::Tensor& out, size_t bytes) {
     Transfer t;
-    t.kind = kind;
-    t.bytes = bytes;
+    // Pinned memory belongs to a driver, and the kernel does not read it for another process.
+    t.in_reach = single_copy && kind != kReduceScatter && bytes > kSmall && !in.is_pinned();
     t.in = static_cast<const char*>(in.const_data_ptr());
     t.out = static_cast<char*>(out.mutable_data_ptr());
     t.header.kind = kind;
@@ -309,4 +296,9 @@ class ShmBackend final : public c10d::Backend {
 }();
 
 }  // namespace
+
+TORCH_LIBRARY_FRAGMENT(shardloop, library) {
+  library.def("use_single_copy(bool on) -> ()", [](bool on) { single_copy = on; });
+}
+
 }  // namespace shardloop

@@ -112,6 +112,71 @@ describe('between slots', () => {
   });
 });
 
+describe('reading where it lies', () => {
+  // How much of the shared memory this process has touched tells whether the slots were used.
+  const TOUCHED = `
+    const { readFileSync } = await import('node:fs');
+    const touched = () => Number(/memfd:shardloop[^]*?Rss: +(\\d+) kB/.exec(readFileSync('/proc/self/smaps', 'utf8'))[1]);`;
+
+  it.each([
+    ['on all ranks', 'true', false],
+    ['refused on all', 'false', true],
+    ['refused on one', 'rank !== 1', true],
+  ])('%s, large gathers and broadcasts are exact', async (_, on, slots) => {
+    const runs = await runRanks(
+      3,
+      `core.call('shardloop::use_single_copy', ${on});
+       ${OPEN}${TOUCHED}
+       let right = true;
+       for (const n of [4097, 50_001, 300_000]) {
+         const of = (r) => core.arange(0, n).mul(r + 2);
+         for (let i = 0; i < 5; i++) {
+           const mine = of(rank), whole = core.zeros([3 * n]);
+           group.allGather(whole, mine).wait();
+           mine.fill_(-1); // nobody reads it any more
+           const sent = of(rank);
+           const work = group.broadcast(sent, i % 3);
+           group.barrier().wait();
+           work.wait();
+           for (let r = 0; r < 3; r++) right &&= whole.narrow(0, r * n, n).equal(of(r));
+           right &&= sent.equal(of(i % 3));
+         }
+       }
+       report({ right, kB: touched() });
+       const sum = core.ones([100_003]).mul(rank + 1);
+       group.allReduce(sum).wait();
+       report({ sum: sum.eq(6).all().itemSync() });
+       await group.destroy();`,
+    );
+    for (const run of runs) {
+      expect(run.err).toBe('');
+      const [{ right, kB }, sum] = run.reports as [{ right: boolean; kB: number }, unknown];
+      expect(right).toBe(true);
+      expect(sum).toEqual({ sum: true });
+      if (slots) expect(kB).toBeGreaterThan(1000);
+      else expect(kB).toBeLessThan(500);
+    }
+  });
+
+  it.each(['killed', 'gone'])('a peer that is %s in the middle ends it on all', async (how) => {
+    const runs = await runRanks(
+      3,
+      `${OPEN}
+       const whole = core.zeros([3 * 4_000_000]), mine = core.ones([4_000_000]);
+       group.allGather(whole, mine).wait();
+       if (rank === 1) setTimeout(() => ${how === 'killed' ? `process.kill(process.pid, 'SIGKILL')` : 'process.exit(7)'}, 300);
+       const text = await failure(async () => { for (let i = 0; i < 2000; i++) await group.allGather(whole, mine).done(); });
+       report({ text, still: mine.sum().itemSync() });
+       process.exit(0);`,
+    );
+    for (const rank of [0, 2]) {
+      const { text, still } = runs[rank]!.reports[0]!;
+      expect(text).toMatch(/^COLLECTIVE_FAILED: \[rank \d\/3\] all_gather #\d+ on group 'world'/);
+      expect(still).toBe(4_000_000);
+    }
+  });
+});
+
 describe('what goes to Gloo', () => {
   it('is waited for here as well', async () => {
     const runs = await runRanks(
