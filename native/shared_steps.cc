@@ -1,9 +1,11 @@
 // The steps of each collective; see shared_steps.h. Two ways:
 //   through slots   a rank writes its slot and reads those of all; what is larger than a slot goes in pieces, of which
 //                   kAhead are on their way, so that ranks need not go in lock step
-//   directly        all_gather and broadcast of more than kSmall: a rank reads the inputs where they lie, in the memory of
-//                   the other processes, which copies once instead of twice. All meet before, when every input is there,
-//                   and behind, when nobody reads any more. Where one rank's kernel refuses, all go through the slots.
+//   directly        all_gather and broadcast of more than kSmall: a rank reads the inputs where they lie, in the memory
+//   of
+//                   the other processes, which copies once instead of twice. All meet before, when every input is
+//                   there, and behind, when nobody reads any more. Where one rank's kernel refuses, all go through the
+//                   slots.
 // Reductions go through the slots at any size: a copy from process to process, reduced afterwards, takes longer.
 #include "shared_steps.h"
 
@@ -131,7 +133,9 @@ struct Run {
       case kReduceScatter: return reduce_part(t.out, bytes);
       case kAllGather:
       case kBroadcast: return gather(bytes);
-      case kBarrier: return through_slots(0, 1, [](char*, size_t, size_t) {}, [](uint32_t, size_t, size_t) {});
+      case kBarrier:
+        return through_slots(
+            0, 1, [](char*, size_t, size_t) {}, [](uint32_t, size_t, size_t) {});
     }
   }
 };

@@ -10,8 +10,8 @@ namespace shardloop {
 
 constexpr size_t kSmall = 16 << 10;  // up to here two copies take less time than one through the kernel
 
-// One operation: `in` and `out` are what the rank gives and gets, `header.bytes` those of a rank's part, or of all of it
-// for all_reduce and broadcast, which work in place.
+// One operation: `in` and `out` are what the rank gives and gets, `header.bytes` those of a rank's part, or of all of
+// it for all_reduce and broadcast, which work in place.
 struct Transfer {
   Header header;
   const char* in = nullptr;

@@ -219,9 +219,7 @@ class ShmBackend final : public c10d::Backend {
     return launch(c10d::OpType::_REDUCE_SCATTER_BASE, {output, input}, {t});
   }
 
-  WorkPtr barrier(const c10d::BarrierOptions&) override {
-    return launch(c10d::OpType::BARRIER, {}, {Transfer{}});
-  }
+  WorkPtr barrier(const c10d::BarrierOptions&) override { return launch(c10d::OpType::BARRIER, {}, {Transfer{}}); }
 
   WorkPtr reduce(std::vector<at::Tensor>& tensors, const c10d::ReduceOptions& options) override {
     return gloo_->reduce(tensors, options);

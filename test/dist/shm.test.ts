@@ -129,7 +129,7 @@ describe('reading where it lies', () => {
        ${OPEN}${TOUCHED}
        let right = true;
        for (const n of [4097, 50_001, 300_000]) {
-         const of = (r) => core.arange(0, n).mul(r + 2);
+         const of = (r) => core.arange(0, n).mul(r + 2).to({ dtype: 'float32' });
          for (let i = 0; i < 5; i++) {
            const mine = of(rank), whole = core.zeros([3 * n]);
            group.allGather(whole, mine).wait();
