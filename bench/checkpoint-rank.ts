@@ -85,30 +85,39 @@ async function save(): Promise<void> {
   if (pending) await io.commitCheckpoint(pending, { step: 1, receipts, state: null });
 }
 
-/** As many bytes in one file, written in pieces of 16 MB and synced: what the disk takes. */
-async function plain(bytes: number): Promise<void> {
-  const chunk = randomBytes(16 << 20);
-  mkdirSync(out, { recursive: true });
-  const path = join(out, `plain-${rank}`);
-  const file = await open(path, 'w');
-  for (let at = 0; at < bytes; at += chunk.byteLength)
-    await file.write(chunk, 0, Math.min(chunk.byteLength, bytes - at));
+const bytes = [...plan().tensors.values()].reduce((sum, t) => sum + t.numel * 4, 0);
+const content = randomBytes(bytes);
+
+/** As many bytes in one new file a rank, written in pieces of 16 MB and synced: what the disk takes. */
+async function plain(): Promise<void> {
+  const file = await open(join(out, `plain-${rank}`), 'w');
+  for (let at = 0; at < bytes; at += 16 << 20) await file.write(content, at, Math.min(16 << 20, bytes - at));
   await file.sync();
   await file.close();
 }
 
-const bytes = [...plan().tensors.values()].reduce((sum, t) => sum + t.numel * 4, 0);
+/** Takes away what an earlier command wrote, and waits until the disk knows. Not measured. */
+async function clear(): Promise<void> {
+  if (rank === 0) {
+    rmSync(out, { recursive: true, force: true });
+    mkdirSync(out);
+    const folder = await open(out);
+    await folder.sync();
+    await folder.close();
+  }
+  await group.barrier().done();
+}
+
 let background: io.BackgroundWrite | null = null;
 let busy = 0;
 for await (const line of createInterface({ input: process.stdin })) {
   const [command, value] = line.split(' ');
   if (command === 'bytes') console.log(bytes);
-  else if (command === 'save') console.log(await elapsed(save));
-  else if (command === 'plain') {
-    console.log(await elapsed(() => plain(bytes)));
-    rmSync(join(out, `plain-${rank}`));
+  else if (command === 'save' || command === 'plain') {
+    await clear();
+    console.log(await elapsed(command === 'save' ? save : plain));
   } else if (command === 'begin') {
-    mkdirSync(out, { recursive: true });
+    await clear();
     const took = await elapsed(async () => {
       background = io.writePartInBackground(out, plan(), { throttleMb: Number(value) });
     });

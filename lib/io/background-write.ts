@@ -1,6 +1,7 @@
 // A part of a checkpoint written beside training: its bytes are copied, which is all that the caller waits for, and handed
-// to a thread of its own (write-thread.ts) that neither the event loop nor a training step holds up. The thread and the
-// copy end together.
+// to a thread of its own (write-thread.ts) that neither the event loop nor a training step holds up. The copy is gone when
+// it is written. The thread stays for the next part, because starting one disturbs training as much as writing 30 MB; it
+// does not keep the process alive.
 import { Worker } from 'node:worker_threads';
 import { describe, ShardloopError } from '../core/index.js';
 import type { PartPlan, PartReceipt } from './checkpoint.js';
@@ -42,28 +43,56 @@ export function writePartInBackground(
   const header = encodeHeader(tensors);
   const chunks = [header.bytes, ...header.names.map((name) => bytesOf(tensors.get(name)!))];
   const task: WriteTask = { folder, file: about.file, chunks, bytesPerSecond: throttleMb && throttleMb * 1e6 };
-  // From the sources (tests) the built thread is taken: plain Node must be able to run it.
-  const built = import.meta.url.endsWith('.ts') ? '../../dist/io/write-thread.js' : './write-thread.js';
-  const memory = chunks.map(({ buffer }) => buffer as ArrayBuffer); // moved, not copied
-  const worker = new Worker(new URL(built, import.meta.url), {
-    workerData: task,
-    transferList: memory,
-    execArgv: [],
-    env: {},
-  });
+  const worker = takeWorker();
+  let isOver = false; // from then on the thread may be another part's
   const written = new Promise<WrittenFile>((resolve, reject) => {
+    const ended = (then: () => void) => {
+      isOver = true;
+      worker.removeAllListeners();
+      then();
+    };
     worker.once('message', (message: FromWriteThread) => {
+      ended(() => giveBack(worker));
       if ('sha256' in message) resolve(message);
       else reject(Object.assign(new Error(message.error), { code: message.code }));
     });
-    worker.once('error', reject);
-    worker.once('exit', () => reject(new Error(`the thread that wrote ${about.file} was stopped`)));
+    worker.once('error', (error) => ended(() => reject(error)));
+    worker.once('exit', () => ended(() => reject(new Error(`the thread that wrote ${about.file} was stopped`))));
   });
+  const memory = chunks.map(({ buffer }) => buffer as ArrayBuffer); // moved, not copied
+  worker.postMessage(task, memory);
   written.catch(() => {}); // whoever waits for it hears of it
   return {
     written: written.then((file) => ({ ...about, ...file })),
     stop: async () => {
-      await worker.terminate();
+      if (!isOver) await worker.terminate();
     },
   };
+}
+
+/** The thread that waits for a part, if any. */
+let idle: Worker | null = null;
+
+function takeWorker(): Worker {
+  // From the sources (tests) the built thread is taken: plain Node must be able to run it.
+  const built = import.meta.url.endsWith('.ts') ? '../../dist/io/write-thread.js' : './write-thread.js';
+  const worker = idle ?? new Worker(new URL(built, import.meta.url), { execArgv: [], env: {} });
+  worker.removeAllListeners();
+  worker.ref();
+  idle = null;
+  return worker;
+}
+
+/** Keeps one thread; a second, of parts that were written at the same time, ends. */
+function giveBack(worker: Worker): void {
+  if (idle !== null) {
+    void worker.terminate();
+    return;
+  }
+  idle = worker;
+  const forget = () => {
+    if (idle === worker) idle = null;
+  };
+  worker.once('error', forget).once('exit', forget);
+  worker.unref();
 }

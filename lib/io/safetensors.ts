@@ -1,10 +1,9 @@
 // safetensors files: read by mapping, so that a tensor costs no memory until it is touched, and written as a stream.
 // Not here: the header's rules (safetensors-header.ts), files that belong together (safetensors-folder.ts).
-import { createHash } from 'node:crypto';
 import { type FileHandle, open } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { describe, dtypeBytes, empty, keep, noGrad, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
-import { writeAll, writeFileAtomic } from './atomic.js';
+import { writeFileAtomic } from './atomic.js';
 import {
   encodeHeader,
   headerLength,
@@ -13,10 +12,7 @@ import {
   type TensorEntry,
   type TensorSpec,
 } from './safetensors-header.js';
-
-const CHUNK_BYTES = 16 << 20;
-/** Smaller pieces are joined before they are written. */
-const SMALL_BYTES = 1 << 20;
+import { SummedStream } from './summed-stream.js';
 
 /** Named tensors that can be read one by one: one safetensors file, or several with an index. */
 export interface TensorSource {
@@ -133,7 +129,7 @@ export interface LazyTensor extends TensorSpec {
 export type Writable = Tensor | LazyTensor;
 
 /**
- * Writes tensors (of any device) to one safetensors file: streamed in pieces of 16 MB, under a temporary name, synced
+ * Writes tensors (of any device) to one safetensors file: streamed in pieces of 2 MB, under a temporary name, synced
  * and renamed, so that `path` never holds half a file. Tensors are written as they are at the time that their turn
  * comes: do not change them before the promise resolves. Throws BAD_ARGUMENT for a dtype that the format lacks, and for
  * a tensor whose memory was released.
@@ -145,31 +141,19 @@ export async function writeSafetensors(
 ): Promise<WrittenFile> {
   for (const [name, t] of tensors) refuseReleased(name, t);
   const header = encodeHeader(tensors, metadata);
-  const hash = createHash('sha256');
+  const bytes = header.bytes.byteLength + header.dataBytes;
+  let sha256 = '';
   await writeFileAtomic(path, async (file) => {
-    // One write is on its way, on another thread, while this one computes the sum and reads what comes next.
-    let onItsWay: Promise<void> = Promise.resolve();
-    let small: Uint8Array[] = [];
-    let size = 0;
-    const flush = async () => {
-      const bytes = small.length === 1 ? small[0]! : Buffer.concat(small);
-      [small, size] = [[], 0];
-      await onItsWay;
-      onItsWay = writeAll(file, bytes);
-      onItsWay.catch(() => {}); // the next flush throws it
-      hash.update(bytes);
-    };
-    const write = async (bytes: Uint8Array) => {
-      small.push(bytes);
-      size += bytes.byteLength;
-      if (size >= SMALL_BYTES) await flush();
-    };
-    await write(header.bytes);
-    for (const name of header.names) await writeBytes(tensors.get(name)!, write);
-    await flush();
-    await onItsWay;
+    const stream = new SummedStream(file, bytes);
+    try {
+      await stream.putBytes(header.bytes);
+      for (const name of header.names) await writeTensor(tensors.get(name)!, stream);
+      sha256 = await stream.end();
+    } finally {
+      await stream.dispose();
+    }
   });
-  return { bytes: header.bytes.byteLength + header.dataBytes, sha256: hash.digest('hex') };
+  return { bytes, sha256 };
 }
 
 /** A sharded parameter has a shape but no memory outside of its segment's turn. */
@@ -184,33 +168,27 @@ export function refuseReleased(name: string, t: Writable): void {
 /** The bytes of a tensor as they are now, copied out of it. Waits here. */
 export function bytesOf(t: Tensor): Uint8Array {
   if (t.numel === 0) return new Uint8Array(0);
-  return noGrad(() => scope(() => flatBytes(t).dataSync() as Uint8Array));
+  return noGrad(() =>
+    scope(() => ops.view(ops.reshape(ops.contiguous(ops.detach(t)), [-1]), 'uint8').dataSync() as Uint8Array),
+  );
 }
 
-function flatBytes(t: Tensor): Tensor {
-  return ops.view(ops.reshape(ops.contiguous(ops.detach(t)), [-1]), 'uint8');
-}
-
-async function writeBytes(tensor: Writable, write: (bytes: Uint8Array) => Promise<void>): Promise<void> {
-  const { numel } = tensor;
+async function writeTensor(tensor: Writable, stream: SummedStream): Promise<void> {
+  const { numel, dtype } = tensor;
   if (numel === 0) return;
-  const elements = Math.max(1, Math.floor(CHUNK_BYTES / dtypeBytes(tensor.dtype)));
   const whole = 'read' in tensor ? null : noGrad(() => scope(() => keep(ops.reshape(ops.detach(tensor), [-1]))));
   try {
-    for (let at = 0; at < numel; at += elements) {
-      const end = Math.min(at + elements, numel);
+    for (let at = 0; at < numel; ) {
+      const end = Math.min(numel, at + Math.floor(stream.room / dtypeBytes(dtype)));
       const piece = noGrad(() =>
-        scope(() =>
-          keep(flatBytes(whole ? ops.slice(whole, { dim: 0, start: at, end }) : (tensor as LazyTensor).read(at, end))),
-        ),
+        scope(() => keep(whole ? ops.slice(whole, { dim: 0, start: at, end }) : (tensor as LazyTensor).read(at, end))),
       );
       try {
-        // A small piece is not worth a thread.
-        const bytes = piece.numel < SMALL_BYTES ? piece.dataSync() : await piece.data();
-        await write(bytes as Uint8Array);
+        await stream.put(piece);
       } finally {
         piece.dispose();
       }
+      at = end;
     }
   } finally {
     whole?.dispose();

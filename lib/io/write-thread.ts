@@ -1,10 +1,14 @@
-// The thread that writes a part of a checkpoint, started by background-write.ts and by nothing else. It computes the sum,
-// writes at most so many bytes a second, syncs, renames, says how it went, and ends. It never loads the addon.
+// The thread that writes parts of checkpoints, started by background-write.ts and by nothing else. For each task it computes
+// the sum, writes at most so many bytes a second, syncs, renames, lets go of the memory and says how it went. It never
+// loads the addon. On Linux, where a thread can have a priority of its own, it takes the lowest, and writes by calls that
+// this thread makes itself: training has the processor whenever it wants it.
 import { createHash } from 'node:crypto';
+import { fdatasyncSync, writeSync } from 'node:fs';
+import { setPriority } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
-import { parentPort, workerData } from 'node:worker_threads';
-import { writeAll, writeFileAtomic } from './atomic.js';
+import { MessageChannel, parentPort } from 'node:worker_threads';
+import { writeFileAtomic } from './atomic.js';
 import type { WrittenFile } from './safetensors.js';
 
 /** What it is to write: `chunks` one after the other. */
@@ -15,7 +19,7 @@ export interface WriteTask {
   readonly bytesPerSecond?: number;
 }
 
-/** What it says at its end. */
+/** What it says at the end of a task. */
 export type FromWriteThread = WrittenFile | { readonly error: string; readonly code?: string };
 
 /** So much is written at once: with a throttle a tenth of a second's worth, so that no burst disturbs the training. */
@@ -34,11 +38,11 @@ async function write({ folder, file, chunks, bytesPerSecond }: WriteTask): Promi
       for (let at = 0; at < chunk.byteLength; at += step) {
         const piece = chunk.subarray(at, at + step);
         hash.update(piece);
-        await writeAll(handle, piece);
+        for (let done = 0; done < piece.byteLength; ) done += writeSync(handle.fd, piece, done);
         bytes += piece.byteLength;
         if (bytesPerSecond === undefined) continue;
         // Synced as it goes: otherwise the disk would get everything at once at the end.
-        if (bytes % (8 * step) < step) await handle.datasync();
+        if (bytes % (8 * step) < step) fdatasyncSync(handle.fd);
         const ahead = (bytes / bytesPerSecond) * 1000 - (performance.now() - start);
         if (ahead > 1) await wait(ahead);
       }
@@ -47,12 +51,31 @@ async function write({ folder, file, chunks, bytesPerSecond }: WriteTask): Promi
   return { bytes, sha256: hash.digest('hex') };
 }
 
-if (parentPort !== null) {
-  const port = parentPort;
+/** Frees the memory now, which the collector of a thread that waits would not: it leaves by a door that is closed. */
+function release(chunks: readonly Uint8Array[]): void {
+  const { port1, port2 } = new MessageChannel();
+  port2.close();
+  port1.postMessage(
+    null,
+    chunks.map(({ buffer }) => buffer as ArrayBuffer),
+  );
+  port1.close();
+}
+
+async function run(task: WriteTask): Promise<FromWriteThread> {
   try {
-    port.postMessage(await write(workerData as WriteTask));
+    return await write(task);
   } catch (error) {
     const { message, code } = error as NodeJS.ErrnoException;
-    port.postMessage({ error: message, code } satisfies FromWriteThread);
+    return { error: message, code };
+  } finally {
+    release(task.chunks);
   }
+}
+
+if (parentPort !== null) {
+  const port = parentPort;
+  // 0 is the calling thread on Linux; elsewhere it would be the whole process.
+  if (process.platform === 'linux') setPriority(0, 19);
+  port.on('message', async (task: WriteTask) => port.postMessage(await run(task)));
 }

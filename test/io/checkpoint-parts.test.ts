@@ -1,10 +1,10 @@
 // Checkpoints of several writers: any elements back from whichever files hold them, what does not fit together is refused,
 // parts written in the background, and format 1.
-import { writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { copyFile, mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { arange, call, empty, ops, type Tensor, tensor } from '../../lib/core/index.js';
 import {
   beginCheckpoint,
@@ -167,6 +167,28 @@ describe('a part in the background', () => {
     await expect(slow.written).rejects.toThrow(/slow was stopped/);
     expect(await readdir(dir)).not.toContain('slow');
     expect(() => writePartInBackground(dir, plan, { throttleMb: 0 })).toThrow(/throttleMb: expected a positive number/);
+  });
+
+  it('stopped behind its end does not stop the next one', async () => {
+    const plan = planPart(0, groups(['w', part(0, 12)]));
+    const first = writePartInBackground(dir, plan);
+    await first.written;
+    const second = writePartInBackground(dir, { ...plan, file: 'second' });
+    await first.stop();
+    await second.written;
+    expect(await readdir(dir)).toContain('second');
+  });
+
+  it.runIf(process.platform === 'linux')('is written by a thread that gives way to training', async () => {
+    const plan = planPart(0, groups(['w', part(0, 300_000, [300_000])]));
+    const slow = writePartInBackground(dir, plan, { throttleMb: 2 });
+    const nice = (id: string) => {
+      const text = readFileSync(`/proc/self/task/${id}/stat`, 'utf8');
+      return text.slice(text.lastIndexOf(')') + 2).split(' ')[16]; // the 19th field
+    };
+    await vi.waitFor(() => expect(readdirSync('/proc/self/task').map(nice)).toContain('19'));
+    expect(nice(String(process.pid))).not.toBe('19');
+    await slow.written;
   });
 
   it('that cannot be written says why', async () => {
