@@ -98,6 +98,7 @@ async function continueAll(
     onFinish?.(reason, row);
   };
   const padding = prompts.map((prompt) => longest - prompt.length);
+  const { device } = model.parameters()[0]!;
   using cache = model.makeCache(prompts.length, longest + room - 1);
   let input: number[][] = prompts.map((prompt, row) => [
     ...new Array<number>(padding[row]!).fill(prompt[0]!),
@@ -106,7 +107,7 @@ async function continueAll(
   for (let count = 1; running.size > 0; count++) {
     if (signal?.aborted) throw new ShardloopError('INTERRUPTED', 'generate: stopped by its signal');
     const draws = streams.map((draw) => draw());
-    const tokens = step(model, input, cache, padding, options, draws);
+    const tokens = step(model, input, cache, padding, device, options, draws);
     for (const row of [...running]) {
       const token = tokens[row]!;
       if (ends.has(token)) finish(row, 'eos');
@@ -128,20 +129,20 @@ function step(
   input: number[][],
   cache: KVCache,
   padding: readonly number[],
+  device: string,
   options: SampleOptions,
   draws: readonly number[],
 ): number[] {
   const [past, T] = [cache.length, input[0]!.length];
   return noGrad(() =>
     scope(() => {
-      const device = model.parameters()[0]!.device;
       const integers = (rows: number[][]) => tensor(rows, { dtype: 'int64', device }); // (B, T)
       // Padding stands in front and has no position of its own: a row's positions count from its first token.
       const positions = padding.map((pad) => Array.from({ length: T }, (_, i) => Math.max(0, past + i - pad)));
-      const mask = padding.map((pad) => Array.from({ length: past + T }, (_, i) => (i >= pad ? 1 : 0)));
+      const mask = () => padding.map((pad) => Array.from({ length: past + T }, (_, i) => (i >= pad ? 1 : 0)));
       const logits = model.forward(integers(input), {
         positionIds: integers(positions),
-        attentionMask: padding.some((pad) => pad > 0) ? integers(mask) : undefined,
+        attentionMask: padding.some((pad) => pad > 0) ? integers(mask()) : undefined,
         cache,
         keepLast: 1,
       }); // (B, 1, V)

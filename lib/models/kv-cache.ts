@@ -1,6 +1,7 @@
 // The keys and values of past positions, so that generation computes each position once. Memory is taken whole at the
 // start and written in place; nothing grows. Not here: which position a token has (the model), when to stop (generate).
-import { type DType, keep, noGrad, ops, ShardloopError, scope, type Tensor, zeros } from '../core/index.js';
+import { type DType, keep, ShardloopError, type Tensor, zeros } from '../core/index.js';
+import { appended, type CachedAttentionOptions, cachedAttention } from '../nn/index.js';
 
 /** What a {@link KVCache} is made for. */
 export interface KVCacheOptions {
@@ -35,17 +36,19 @@ export class KVCache {
    * views (B, H, length + T, D) of all. The positions count as held after {@link advance}.
    */
   update(layer: number, keys: Tensor, values: Tensor): [Tensor, Tensor] {
-    const start = this.length;
-    const end = start + keys.shape[2]!;
-    this.#check(end);
+    this.#check(this.length + keys.shape[2]!);
     const own = this.#layers[layer]!;
-    return scope(() => {
-      const put = (all: Tensor, fresh: Tensor): Tensor => {
-        noGrad(() => ops.copy_(ops.slice(all, { dim: 2, start, end }), fresh));
-        return ops.slice(all, { dim: 2, start: 0, end });
-      };
-      return [put(own.keys, keys), put(own.values, values)];
-    });
+    return [appended(own.keys, keys, this.length), appended(own.values, values, this.length)];
+  }
+
+  /**
+   * {@link update} and the attention of the new positions to all that are then held, where q, k and v lie together:
+   * (B, T, 3, H, D) -> (B, T, H D).
+   */
+  attend(layer: number, qkv: Tensor, options: CachedAttentionOptions = {}): Tensor {
+    this.#check(this.length + qkv.shape[1]!);
+    const { keys, values } = this.#layers[layer]!;
+    return cachedAttention(qkv, keys, values, this.length, options);
   }
 
   /** Counts `positions` more as held, once every block has written them. */

@@ -30,11 +30,14 @@ export function pickTokens(logits: Tensor, options: SampleOptions, uniforms: rea
   const { temperature = 0, topK, topP = 1 } = options;
   return noGrad(() =>
     scope(() => {
-      const scores = ops._to_copy(logits, { dtype: 'float32' }); // (B, V)
-      if (ops.any(ops.isnan(scores)).itemSync() === true) {
-        throw new ShardloopError('OP_FAILED', "generate: the model's scores are NaN; its weights have diverged");
+      if (temperature === 0) {
+        // A NaN counts as the largest score.
+        const [best, places] = ops.max(logits, -1);
+        refuseNaN(best);
+        return toNumbers(places);
       }
-      if (temperature === 0) return toNumbers(ops.argmax(scores, { dim: -1 }));
+      const scores = ops._to_copy(logits, { dtype: 'float32' }); // (B, V)
+      refuseNaN(scores);
       const V = scores.shape[1]!;
       const [sorted, tokens] = ops.topk(scores, Math.min(topK ?? V, V)); // (B, K), falling
       // In float64 and below the best score, so that no temperature makes infinity of two different scores.
@@ -51,6 +54,11 @@ export function pickTokens(logits: Tensor, options: SampleOptions, uniforms: rea
       return toNumbers(ops.gather(tokens, 1, ops.clamp(place, { max: K - 1 })));
     }),
   );
+}
+
+function refuseNaN(scores: Tensor): void {
+  if (ops.any(ops.isnan(scores)).itemSync() !== true) return;
+  throw new ShardloopError('OP_FAILED', "generate: the model's scores are NaN; its weights have diverged");
 }
 
 function toNumbers(ids: Tensor): number[] {

@@ -1,7 +1,8 @@
 // The affine layer as GPT-2's published weights have it: a Linear whose weight is stored transposed.
-import { empty, ops, type Tensor } from '../core/index.js';
+import { empty, type Tensor } from '../core/index.js';
+import { affine } from './affine.js';
 import * as init from './init.js';
-import { type LinearOptions, linear } from './linear.js';
+import type { LinearOptions } from './linear.js';
 import { Module } from './module.js';
 import { size } from './options.js';
 import { type Parameter, parameter } from './parameter.js';
@@ -28,7 +29,7 @@ export class Conv1D extends Module {
   }
 
   forward(x: Tensor): Tensor {
-    return linear(x, ops.t(this.weight), { bias: this.bias }); // (..., out)
+    return affine(x, this.weight, this.bias, { across: true }); // (..., out)
   }
 
   override extraRepr(): string {

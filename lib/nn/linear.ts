@@ -1,30 +1,10 @@
 // The affine layer.
-import { call, empty, ops, type Tensor } from '../core/index.js';
-import { hasKernel } from './fused.js';
+import { empty, type Tensor } from '../core/index.js';
+import { affine } from './affine.js';
 import * as init from './init.js';
 import { Module } from './module.js';
 import { size, type TensorOptions } from './options.js';
 import { type Parameter, parameter } from './parameter.js';
-
-/** Options of {@link linear}. */
-export interface LinearFunctionOptions {
-  /** (out), or null for none (default). */
-  bias?: Tensor | null;
-  /**
-   * On the CPU and in half precision, multiply in float32 and round once, where the processor is faster so (default true). False
-   * takes libtorch's product, which is the reference.
-   */
-  fused?: boolean;
-}
-
-/** `x W^T + b` over the last dimension: x (..., in), weight (out, in) -> (..., out). Throws OP_FAILED when shapes do not fit. */
-export function linear(x: Tensor, weight: Tensor, options: LinearFunctionOptions = {}): Tensor {
-  const { bias = null, fused = true } = options;
-  if (fused && x.dtype !== 'float32' && weight.dtype === x.dtype && hasKernel(x)) {
-    return call('shardloop::linear', x, weight, bias) as Tensor;
-  }
-  return ops.linear(x, weight, { bias });
-}
 
 /** Options of {@link Linear}. */
 export interface LinearOptions extends TensorOptions {
@@ -59,7 +39,7 @@ export class Linear extends Module {
   }
 
   forward(x: Tensor): Tensor {
-    return linear(x, this.weight, { bias: this.bias }); // (..., out)
+    return affine(x, this.weight, this.bias, { across: false }); // (..., out)
   }
 
   override extraRepr(): string {

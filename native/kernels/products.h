@@ -3,18 +3,13 @@
 #pragma once
 #include <cstdint>
 
+#include "vectors.h"
+
 namespace shardloop {
 namespace {
 
 // kRows x kVectors sums, kVectors of the right side and one number of the left fit into the registers.
-#if defined(__AVX512F__)
-constexpr int kWidth = 16, kRows = 6, kVectors = 4;
-#elif defined(__AVX2__)
-constexpr int kWidth = 8, kRows = 6, kVectors = 2;
-#else
-constexpr int kWidth = 4, kRows = 6, kVectors = 2;
-#endif
-typedef float Vector __attribute__((vector_size(kWidth * sizeof(float)), aligned(4), may_alias));
+constexpr int kRows = 6, kVectors = kWidth == 16 ? 4 : 2;
 
 // The left side: element (i, k) lies at i * row + k * step.
 struct Left {

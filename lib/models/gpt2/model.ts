@@ -85,8 +85,10 @@ export class GPT2Attention extends Module {
   forward(x: Tensor, mask: Tensor | null, cache: KVCache | null): Tensor {
     const [B, T, C] = x.shape as [number, number, number];
     const heads = ops.view(this.c_attn.forward(x), [B, T, 3, this.#heads, C / this.#heads]); // (B, T, 3, H, D)
-    const options = { causal: mask === null, mask, dropout: this.training ? this.#dropout : 0, scale: this.#scale };
-    if (cache === null && mask === null && !this.#upcast) return this.#project(selfAttention(heads, options));
+    const how = { mask, dropout: this.training ? this.#dropout : 0, scale: this.#scale };
+    if (cache !== null && !this.#upcast) return this.#project(cache.attend(this.#layer, heads, how));
+    const options = { ...how, causal: mask === null };
+    if (mask === null && !this.#upcast) return this.#project(selfAttention(heads, options));
     const [q, k, v] = ops.unbind(ops.permute(heads, [2, 0, 3, 1, 4])) as [Tensor, Tensor, Tensor]; // (B, H, T, D) each
     const [keys, values] = cache === null ? [k, v] : cache.update(this.#layer, k, v); // (B, H, S, D)
     const attend = this.#upcast && q.dtype !== 'float32' ? upcastAttention : attention;

@@ -1,0 +1,3 @@
+// The affine kernels for any processor.
+#define SHARDLOOP_KERNELS kAffinePlain
+#include "affine_body.h"
