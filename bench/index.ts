@@ -2,6 +2,7 @@
 import { checkpoint } from './checkpoint.js';
 import { collectives } from './collectives.js';
 import { dispatch } from './dispatch.js';
+import { generation } from './generation.js';
 import { memory } from './memory.js';
 import { optimizer } from './optimizer.js';
 import { step } from './step.js';
@@ -15,6 +16,7 @@ const BENCHMARKS: Record<string, (json: boolean) => Promise<unknown>> = {
   checkpoint,
   memory,
   step,
+  generation,
 };
 
 const args = process.argv.slice(2);

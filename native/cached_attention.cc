@@ -1,6 +1,6 @@
 // shardloop::cached_attention: new positions join the cache of keys and values, and attend to all that it holds, on the
-// CPU, in float32 and bfloat16, without gradients. Only positions that are held are read. lib/nn/cached-attention.ts has
-// the composed reference beside it.
+// CPU, in float32 and bfloat16, without gradients. Only positions that are held are read. lib/nn/cached-attention.ts
+// has the composed reference beside it.
 #include "kernels/cached_attention.h"
 
 #include <ATen/Functions.h>
@@ -60,7 +60,13 @@ Tensor on_cpu(const Tensor& given, const Tensor& keys, const Tensor& values, int
   Tensor out = output_of(qkv);
   if (out.numel() == 0) return out;
   const int64_t tokens = qkv.size(1), heads = qkv.size(3), width = qkv.size(4), all = past + tokens;
-  const CachedShape shape{tokens, width, past, 3 * heads * width, heads * width, all, static_cast<float>(scale),
+  const CachedShape shape{tokens,
+                          width,
+                          past,
+                          3 * heads * width,
+                          heads * width,
+                          all,
+                          static_cast<float>(scale),
                           qkv.scalar_type() == at::kBFloat16};
   const int64_t bytes = qkv.element_size(), held = keys.size(2) * width;
   const auto* from = static_cast<const char*>(qkv.const_data_ptr());

@@ -1,6 +1,15 @@
 // Attention to a cache of keys and values, as generation has it: new positions join the cache and attend to all that it
 // holds. Not here: the cache itself and how much of it is filled (models/kv-cache.ts).
-import { call, isAutocastEnabled, isGradEnabled, noGrad, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
+import {
+  call,
+  isAutocastEnabled,
+  isGradEnabled,
+  noGrad,
+  ops,
+  ShardloopError,
+  scope,
+  type Tensor,
+} from '../core/index.js';
 import { attention } from './attention.js';
 import { positive, probability } from './options.js';
 

@@ -1,5 +1,5 @@
-// y = x W + b for few rows on the CPU, as generation has it: the weights are read once, as fast as memory gives them, and
-// all sums are in float. The same code (affine_body.h) is compiled for several instruction sets.
+// y = x W + b for few rows on the CPU, as generation has it: the weights are read once, as fast as memory gives them,
+// and all sums are in float. The same code (affine_body.h) is compiled for several instruction sets.
 #pragma once
 #include <cstdint>
 

@@ -1,11 +1,12 @@
 // The code of affine.h, included once for each instruction set, with SHARDLOOP_KERNELS as the name of the table.
 //
 // Weights (out, in): dot products of four rows of weights with some rows of x, so that memory is read in four streams.
-// Weights (in, out): some rows of weights at a time, each times its number of x, are added to sums of a block of columns
-// that stay in the first-level cache. What comes next is fetched ahead: a block ends too soon for the processor to see it.
-#include "affine.h"
+// Weights (in, out): some rows of weights at a time, each times its number of x, are added to sums of a block of
+// columns that stay in the first-level cache. What comes next is fetched ahead: a block ends too soon for the processor
+// to see it.
 #include <type_traits>
 
+#include "affine.h"
 #include "lanes.h"
 
 namespace shardloop {
@@ -31,8 +32,8 @@ void finish(float sum, const Element<Lanes>* bias, Element<Lanes>* y, int64_t at
   closed(bias == nullptr ? sum : sum + opened(bias[at]), y + at);
 }
 
-constexpr int kDots = 4;                 // rows of weights at a time
-constexpr int kTile = kWidth / kDots;    // rows of x at a time: as many sums as lanes
+constexpr int kDots = 4;               // rows of weights at a time
+constexpr int kTile = kWidth / kDots;  // rows of x at a time: as many sums as lanes
 
 // Outputs n to n + count of rows m to m + kM. Rows of weights beyond `count` repeat the last one.
 template <class Lanes, int kM>
@@ -91,8 +92,8 @@ void outputs_down(const AffineShape& shape, const float* x, const Element<Lanes>
   }
 }
 
-constexpr int64_t kSums = 4096;   // floats of a block's sums
-constexpr int64_t kMostRows = 16; // of x at a time
+constexpr int64_t kSums = 4096;    // floats of a block's sums
+constexpr int64_t kMostRows = 16;  // of x at a time
 constexpr int kRows = kWidth == 16 ? 4 : 2;
 
 // Adds rows k to k + kK of weights, times their numbers of kM rows of x, to the sums of `n` columns (whole steps).
@@ -182,7 +183,8 @@ void outputs_of(const AffineShape& shape, const float* x, const void* weight, co
   const auto* w = static_cast<const Element<Lanes>*>(weight);
   const auto* b = static_cast<const Element<Lanes>*>(bias);
   auto* to = static_cast<Element<Lanes>*>(y);
-  shape.across ? outputs_across<Lanes>(shape, x, w, b, to, begin, end) : outputs_down<Lanes>(shape, x, w, b, to, begin, end);
+  shape.across ? outputs_across<Lanes>(shape, x, w, b, to, begin, end)
+               : outputs_down<Lanes>(shape, x, w, b, to, begin, end);
 }
 
 void outputs(const AffineShape& shape, const float* x, const void* weight, const void* bias, void* y, int64_t begin,

@@ -6,8 +6,8 @@
 namespace shardloop {
 
 struct CachedShape {
-  int64_t tokens, width;  // new positions; elements of a head
-  int64_t past;           // positions that the cache holds before them
+  int64_t tokens, width;    // new positions; elements of a head
+  int64_t past;             // positions that the cache holds before them
   int64_t in_row, out_row;  // elements from one new position to the next, in q, k and v, and in the output
   int64_t mask_row;         // from one query's mask to the next
   float scale;

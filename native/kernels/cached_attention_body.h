@@ -44,8 +44,7 @@ void mix(const float* weights, const Element<Lanes>* values, int64_t width, int6
   Vector sums[kSums] = {};
   for (int64_t s = 0; s < n; ++s)
     for (int i = 0; i < kSums; ++i)
-      sums[i] += weights[s] *
-                 Lanes::part(values + s * width + i / Lanes::kParts * Lanes::kStep, i % Lanes::kParts);
+      sums[i] += weights[s] * Lanes::part(values + s * width + i / Lanes::kParts * Lanes::kStep, i % Lanes::kParts);
   float floats[kSums * kWidth];
   for (int i = 0; i < kSums; ++i) vector(floats + i * kWidth) = sums[i] * factor;
   for (int64_t i = 0; i < kSteps * Lanes::kStep; ++i) closed(floats[place<Lanes>(i)], out + i);

@@ -1,5 +1,5 @@
-// Vectors of floats, and rows of float or bfloat16 opened into them without a copy: a vector of bfloat16 pairs is two of
-// floats, its even and its odd elements. As with blocks.h all of it is local to the file that includes it.
+// Vectors of floats, and rows of float or bfloat16 opened into them without a copy: a vector of bfloat16 pairs is two
+// of floats, its even and its odd elements. As with blocks.h all of it is local to the file that includes it.
 #pragma once
 #include <cstdint>
 #include <cstring>

@@ -1,5 +1,5 @@
-// The widest vector of floats that the instruction set of the including file has. As with blocks.h all of it is local to
-// that file.
+// The widest vector of floats that the instruction set of the including file has. As with blocks.h all of it is local
+// to that file.
 #pragma once
 
 namespace shardloop {

@@ -1,4 +1,4 @@
-// The native ops behind loss, attention and GELU by their names, with tensors that do not fit: an error each, and nothing is
+// The native ops behind loss, attention, GELU and generation by their names, with tensors that do not fit: an error each, and nothing is
 // read or written beside a tensor.
 import { describe, expect, it } from 'vitest';
 import { call, ops, randn, type Tensor, tensor } from '../../lib/core/index.js';
@@ -8,6 +8,9 @@ const sums = randn([1, 2, 5]);
 const logits = randn([3, 4]);
 const labels = tensor([0n, 1n, 2n]);
 const rows = randn([3]);
+const packed = randn([1, 2, 3, 2, 4]); // q, k and v of two positions
+const held = () => randn([1, 2, 6, 4]);
+const shared = held();
 const meta = (t: Tensor): Tensor => t.to({ device: 'meta' });
 
 const CASES: [string, unknown[], RegExp][] = [
@@ -30,6 +33,20 @@ const CASES: [string, unknown[], RegExp][] = [
   ['cross_entropy', [randn([3, 0]), labels, -100, 0], /logits \(N, V\)/],
   ['cross_entropy_rows_backward', [randn([2]), logits, labels, rows, -100, 0], /each row/],
   ['cross_entropy_rows_backward', [rows, logits, labels, randn([1]), -100, 0], /each row/],
+  ['affine', [logits, randn([3, 4]), null, true], /in, out/],
+  ['affine', [logits, randn([5, 3]), null, false], /out, in/],
+  ['affine', [logits, randn([4, 5]), randn([4]), true], /bias \(out\)/],
+  ['affine', [logits, randn([4, 5]).to({ dtype: 'bfloat16' }), null, true], /one dtype/],
+  ['affine', [labels, labels, null, true], /float32 and bfloat16/],
+  ['affine', [randn([]), randn([1, 1]), null, true], /x \(..., in\)/],
+  ['cached_attention', [q, held(), held(), 0, null, 1], /\(B, T, 3, H, D\)/],
+  ['cached_attention', [packed, held(), held(), 5, null, 1], /past \+ T/],
+  ['cached_attention', [packed, held(), held(), -1, null, 1], /past \+ T/],
+  ['cached_attention', [packed, held(), randn([1, 2, 7, 4]), 0, null, 1], /keys and values/],
+  ['cached_attention', [packed, randn([1, 2, 4, 6]).transpose(2, 3), held(), 0, null, 1], /contiguous/],
+  ['cached_attention', [packed, held().to({ dtype: 'bfloat16' }), held(), 0, null, 1], /one dtype/],
+  ['cached_attention', [packed, shared, shared, 0, null, 1], /own memory/],
+  ['cached_attention', [packed, held(), held(), 0, rows, 1], /mask of bool/],
   ['gelu_tanh', [labels], /float32, bfloat16 or float16/],
   ['gelu_tanh_backward', [randn([2]), rows], /x's shape/],
 ];
@@ -46,6 +63,8 @@ describe('native ops', () => {
       ['cross_entropy', [logits, meta(labels), -100, 0]],
       ['cross_entropy_rows_backward', [rows, logits, labels, meta(rows), -100, 0]],
       ['gelu_tanh_backward', [meta(rows), rows]],
+      ['affine', [logits, meta(randn([4, 5])), null, true]],
+      ['cached_attention', [packed, meta(held()), held(), 0, null, 1]],
     ];
     for (const [name, values] of tried) {
       // Either an error, or the shape of a result on the meta device.
@@ -63,6 +82,9 @@ describe('native ops', () => {
     const thin = randn([1, 2, 5, 0]);
     expect((call('shardloop::attention', thin, thin, thin, false, 1) as Tensor).numel).toBe(0);
     expect((call('shardloop::gelu_tanh', randn([0])) as Tensor).numel).toBe(0);
+    expect((call('shardloop::affine', randn([0, 4]), randn([4, 5]), null, true) as Tensor).shape).toEqual([0, 5]);
+    const nothing = call('shardloop::affine', randn([2, 0]), randn([0, 5]), null, true) as Tensor;
+    expect(nothing.toArray()).toEqual([new Array(5).fill(0), new Array(5).fill(0)]);
     const unlabelled = call('shardloop::cross_entropy', randn([0, 4]), ops.empty([0], { dtype: 'int64' }), -100, 0);
     expect((unlabelled as Tensor).shape).toEqual([0]);
   });
