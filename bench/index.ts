@@ -6,6 +6,7 @@ import { generation } from './generation.js';
 import { memory } from './memory.js';
 import { optimizer } from './optimizer.js';
 import { step } from './step.js';
+import { startUp } from './start-up.js';
 import { zero } from './zero.js';
 
 const BENCHMARKS: Record<string, (json: boolean) => Promise<unknown>> = {
@@ -17,6 +18,7 @@ const BENCHMARKS: Record<string, (json: boolean) => Promise<unknown>> = {
   memory,
   step,
   generation,
+  start: startUp,
 };
 
 const args = process.argv.slice(2);

@@ -1,7 +1,7 @@
 // The keys and values of past positions, so that generation computes each position once. Memory is taken whole at the
 // start and written in place; nothing grows. Not here: which position a token has (the model), when to stop (generate).
 import { type DType, keep, ShardloopError, type Tensor, zeros } from '../core/index.js';
-import { appended, type CachedAttentionOptions, cachedAttention } from '../nn/index.js';
+import { appended, type CachedAttentionOptions, cachedAttention } from '../nn/cached-attention.js';
 
 /** What a {@link KVCache} is made for. */
 export interface KVCacheOptions {

@@ -8,7 +8,7 @@ export {
   type SelfAttentionOptions,
   selfAttention,
 } from './attention.js';
-export { appended, type CachedAttentionOptions, cachedAttention } from './cached-attention.js';
+export { type CachedAttentionOptions, cachedAttention } from './cached-attention.js';
 export { Conv1D } from './conv1d.js';
 export { Dropout } from './dropout.js';
 export { Embedding, type EmbeddingOptions } from './embedding.js';

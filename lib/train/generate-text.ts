@@ -54,7 +54,10 @@ export async function generateText(options: GenerateTextOptions): Promise<Genera
   setNumThreads(options.threads ?? availableParallelism());
   const dir = requireFolder('--model', options.model);
   const dtype = options.precision && ({ fp32: 'float32', bf16: 'bfloat16' } as const)[options.precision];
-  const { model, tokenizer } = await loadModel(dir, { dtype, device: deviceOf(options.device) });
+  const { model, tokenizer } = await loadModel(dir, {
+    ...{ dtype, device: deviceOf(options.device) },
+    mapped: true, // copying would take as long as some twenty tokens
+  });
   if (adapter !== undefined) await loadAdapter(model, requireFolder('--adapter', adapter));
   const template = options.raw ? null : await chooseTemplate(options, tokenizer);
   const promptTokenIds = template === null ? tokenizer.encode(prompt) : template.encodePrompt(prompt);
