@@ -5,8 +5,8 @@ import { dispatch } from './dispatch.js';
 import { generation } from './generation.js';
 import { memory } from './memory.js';
 import { optimizer } from './optimizer.js';
-import { step } from './step.js';
 import { startUp } from './start-up.js';
+import { step } from './step.js';
 import { zero } from './zero.js';
 
 const BENCHMARKS: Record<string, (json: boolean) => Promise<unknown>> = {

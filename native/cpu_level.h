@@ -9,7 +9,7 @@ enum class CpuLevel { plain, avx2, avx512 };
 CpuLevel cpu_level();
 
 // Whether float32 is multiplied faster than half precision, so that products of halves are better computed in float32:
-// on x86 without AMX, unless an AMD processor has avx512_bf16 (docs/log/2026-11-28-performance.md has the
+// on x86 without AMX, unless an AMD processor has avx512_bf16 (docs/log/2026-11-28-training.md has the
 // measurements).
 bool widens_products();
 

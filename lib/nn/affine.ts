@@ -1,6 +1,8 @@
-// The affine map behind Linear and Conv1D: libtorch's, or for few rows without gradients, as generation has them, a
-// kernel of our own that reads the weights at the speed of memory.
+// The affine map behind Linear, Conv1D and LoRA: libtorch's, or a kernel of our own: for few rows without gradients, as
+// generation has them, one that reads the weights at the speed of memory; for many rows in half precision, one that
+// multiplies in float32 where the processor is faster so.
 import { call, isAutocastEnabled, isGradEnabled, ops, type Tensor } from '../core/index.js';
+import { hasKernel } from './fused.js';
 
 /** Beyond this many rows libtorch's products win. */
 export const FEW_ROWS = 16;
@@ -9,15 +11,19 @@ export const FEW_ROWS = 16;
 export interface AffineOptions {
   /** Whether the weight is (in, out); else it is (out, in). */
   across: boolean;
-  /** False takes libtorch's linear, which is the reference (default true). */
+  /** Kernels of our own where they apply, on the CPU (default true). False takes libtorch's linear, which is the reference. */
   fused?: boolean;
 }
 
-/** `x W + b` over the last dimension: (..., in) -> (..., out). */
+/** `x W + b` over the last dimension: (..., in) -> (..., out). Throws OP_FAILED when shapes or dtypes do not fit. */
 export function affine(x: Tensor, weight: Tensor, bias: Tensor | null, options: AffineOptions): Tensor {
   const { across, fused = true } = options;
   if (fused && takesKernel(x, weight, bias)) return call('shardloop::affine', x, weight, bias, across) as Tensor;
-  return ops.linear(x, across ? ops.t(weight) : weight, { bias });
+  const rows = across ? ops.t(weight) : weight; // (out, in)
+  if (fused && x.dtype !== 'float32' && weight.dtype === x.dtype && hasKernel(x)) {
+    return call('shardloop::linear', x, rows, bias) as Tensor; // libtorch's, unless the processor multiplies float32 faster
+  }
+  return ops.linear(x, rows, { bias });
 }
 
 function takesKernel(x: Tensor, weight: Tensor, bias: Tensor | null): boolean {

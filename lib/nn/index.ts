@@ -1,6 +1,7 @@
 // The names of `nn`, as in `import { nn } from 'shardloop'`.
 export { GELU, type GeluApproximation, type GeluOptions, gelu, SiLU, silu } from './activations.js';
 export { type AdapterLayer, isAdapterLayer } from './adapter.js';
+export { type AffineOptions, affine } from './affine.js';
 export {
   type AttentionOptions,
   attention,
@@ -13,7 +14,7 @@ export { Conv1D } from './conv1d.js';
 export { Dropout } from './dropout.js';
 export { Embedding, type EmbeddingOptions } from './embedding.js';
 export * as init from './init.js';
-export { Linear, type LinearFunctionOptions, type LinearOptions, linear } from './linear.js';
+export { Linear, type LinearOptions } from './linear.js';
 export { type CrossEntropyOptions, crossEntropy, mse, type Reduction } from './loss.js';
 export { Module, type UnaryModule } from './module.js';
 export { LayerNorm, type LayerNormOptions, RMSNorm, type RMSNormOptions } from './norm.js';

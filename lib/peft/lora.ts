@@ -13,7 +13,7 @@ import {
   type Tensor,
 } from '../core/index.js';
 import { checkOptions as checkKeys } from '../core/options.js';
-import { type AdapterLayer, Conv1D, Dropout, init, Linear, linear, Module, type Parameter } from '../nn/index.js';
+import { type AdapterLayer, affine, Conv1D, Dropout, init, Linear, Module, type Parameter } from '../nn/index.js';
 import { type BaseLayer, findTargets, type TargetModules } from './target-modules.js';
 
 /** How an adapter is made. */
@@ -85,8 +85,7 @@ export class LoraLinear extends Module implements AdapterLayer {
   }
 
   forward(x: Tensor): Tensor {
-    const weight = this.transposed ? ops.t(this.weight) : this.weight; // (out, in)
-    const base = linear(x, weight, { bias: this.bias }); // (..., out)
+    const base = affine(x, this.weight, this.bias, { across: this.transposed }); // (..., out)
     if (this.merged) return base;
     const { dtype } = this.lora_A.weight;
     const device = x.device.startsWith('cuda') ? 'cuda' : 'cpu';

@@ -11,6 +11,7 @@ const rows = randn([3]);
 const packed = randn([1, 2, 3, 2, 4]); // q, k and v of two positions
 const held = () => randn([1, 2, 6, 4]);
 const shared = held();
+const halved = (t: Tensor): Tensor => t.to({ dtype: 'bfloat16' });
 const meta = (t: Tensor): Tensor => t.to({ device: 'meta' });
 
 const CASES: [string, unknown[], RegExp][] = [
@@ -33,6 +34,16 @@ const CASES: [string, unknown[], RegExp][] = [
   ['cross_entropy', [randn([3, 0]), labels, -100, 0], /logits \(N, V\)/],
   ['cross_entropy_rows_backward', [randn([2]), logits, labels, rows, -100, 0], /each row/],
   ['cross_entropy_rows_backward', [rows, logits, labels, randn([1]), -100, 0], /each row/],
+  ['widened_linear', [logits, randn([3, 4]), null], /one half precision/],
+  ['widened_linear', [halved(logits), halved(randn([3, 5])), null], /\(M, K\)/],
+  ['widened_linear', [halved(logits), halved(randn([3, 4])), halved(randn([4]))], /bias \(M\)/],
+  ['widened_linear_backward', [halved(logits), null, halved(randn([4, 5])), [true, true, true]], /x \(\.\.\., K\)/],
+  ['widened_linear_backward', [halved(logits), null, halved(randn([5, 4])), [true, false, false]], /gradient/],
+  [
+    'widened_linear_backward',
+    [halved(logits), halved(randn([2, 5])), halved(randn([4, 5])), [true, true, true]],
+    /as many rows/,
+  ],
   ['affine', [logits, randn([3, 4]), null, true], /in, out/],
   ['affine', [logits, randn([5, 3]), null, false], /out, in/],
   ['affine', [logits, randn([4, 5]), randn([4]), true], /bias \(out\)/],
