@@ -1,10 +1,11 @@
 // Our side of bench/step.ts: a training run in one process. Arguments: a way (not read: there is one), the model's folder, its
 // precision (fp32, bf16), what trains (all, lora), rows, tokens a row, threads. Commands on stdin as contest.ts has them.
 import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import {
-  addLora,
   dist,
+  loadAdapter,
   loadModel,
   nn,
   ops,
@@ -22,7 +23,7 @@ const [rows, length, threads] = numbers.map(Number) as [number, number, number];
 setNumThreads(threads);
 const { model } = await loadModel(folder, { dtype: precision === 'bf16' ? 'bfloat16' : 'float32' });
 model.train();
-if (what === 'lora') addLora(model, { rank: 8, alpha: 16 });
+if (what === 'lora') await loadAdapter(model, join(folder, 'adapter'), { trainable: true });
 else model.requiresGrad(true);
 const segments = nn.segmentsOf(model);
 const trained = model.namedParameters().filter(([, t]) => t.requiresGrad);

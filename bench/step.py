@@ -29,12 +29,12 @@ for module in model.modules():
         module.p = 0.0
 V = model.config.vocab_size
 if what == "lora":
-    from peft import LoraConfig, get_peft_model
+    from peft import PeftModel
 
-    torch.manual_seed(1)
-    settings = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
-    # With bf16 weights the adapter is bf16 too, as peft's option has it; else fp32.
-    model = get_peft_model(model, settings, autocast_adapter_dtype=dtype == torch.float32)
+    # With bf16 weights the adapter is bf16 too, as ours and as peft's option has it; else fp32.
+    model = PeftModel.from_pretrained(
+        model, os.path.join(folder, "adapter"), is_trainable=True, autocast_adapter_dtype=dtype == torch.float32
+    )
 ids = torch.tensor([[((row + 1) * 7919 + at * (row + 3)) % V for at in range(length)] for row in range(rows)])
 targets = torch.cat([ids[:, 1:], ids[:, -1:]], dim=1)
 autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_autocast)

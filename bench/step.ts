@@ -2,7 +2,9 @@
 // position labelled, against Python's torch and transformers (and peft): the better of eager and compiled, in bf16 of autocast
 // and of bf16 weights. SHARDLOOP_BENCH_ROUNDS sets how many rounds are taken (5), SHARDLOOP_BENCH_CASES which cases.
 import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { addLora, loadModel, manualSeed, saveAdapter } from 'shardloop';
 import { type Contestant, contest, SHAPES, type Shape, withModel } from './contest.js';
 import { type Goals, oraclePython, print, type Report, type Timing } from './harness.js';
 import { measureLimits } from './limits.js';
@@ -37,7 +39,8 @@ export async function step(json: boolean): Promise<Report> {
     const { rows, steps, goals: wanted } = CASES[name as keyof typeof CASES];
     const [model, precision, lora] = name.split('-') as [string, 'fp32' | 'bf16', string?];
     const shape = SHAPES[model]!;
-    const outcome = await withModel(shape, LENGTH, (folder) => {
+    const outcome = await withModel(shape, LENGTH, async (folder) => {
+      if (lora) await makeAdapter(folder);
       const ways =
         precision === 'fp32' ? ['eager', 'compiled'] : ['eager', 'compiled', 'autocast', 'autocast-compiled'];
       const args = (way: string) => [way, folder, precision, lora ?? 'all', rows, LENGTH, threads].map(String);
@@ -50,6 +53,8 @@ export async function step(json: boolean): Promise<Report> {
         },
         ...ways.map((way) => ({
           ...{ label: `Python ${way}`, env },
+          // AdamW on bf16 weights without fp32 masters, where all of them train.
+          lossy: precision === 'bf16' && !lora && !way.startsWith('autocast'),
           commands: [[oraclePython(), '-u', here('step.py'), ...args(way)]],
         })),
       ];
@@ -72,6 +77,15 @@ export async function step(json: boolean): Promise<Report> {
     ratios[`${name}: the machine's limit, of our time`] = floorOf(shape, rows, precision, lora !== undefined) / seconds;
   }
   return print('step', timings, ratios, json, goals);
+}
+
+/** The adapter that all contenders train, in a folder beside the model's files. */
+async function makeAdapter(folder: string): Promise<void> {
+  const { model } = await loadModel(folder);
+  manualSeed(1);
+  addLora(model, { rank: 8, alpha: 16 });
+  await saveAdapter(model, join(folder, 'adapter'));
+  model.dispose();
 }
 
 /**
