@@ -1,4 +1,4 @@
-// Our side of bench/step.ts: a training run in one process. Arguments: a way (not read: there is one), the model's folder, its
+// Our side of bench/step.ts: a training run in one process. Arguments: the model's folder, its
 // precision (fp32, bf16), what trains (all, lora), rows, tokens a row, threads. Commands on stdin as contest.ts has them.
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -18,7 +18,7 @@ import {
   trainStep,
 } from 'shardloop';
 
-const [, folder, precision, what, ...numbers] = process.argv.slice(2) as [string, string, string, string, ...string[]];
+const [folder, precision, what, ...numbers] = process.argv.slice(2) as [string, string, string, ...string[]];
 const [rows, length, threads] = numbers.map(Number) as [number, number, number];
 setNumThreads(threads);
 const { model } = await loadModel(folder, { dtype: precision === 'bf16' ? 'bfloat16' : 'float32' });

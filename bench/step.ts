@@ -43,19 +43,19 @@ export async function step(json: boolean): Promise<Report> {
       if (lora) await makeAdapter(folder);
       const ways =
         precision === 'fp32' ? ['eager', 'compiled'] : ['eager', 'compiled', 'autocast', 'autocast-compiled'];
-      const args = (way: string) => [way, folder, precision, lora ?? 'all', rows, LENGTH, threads].map(String);
+      const args = [folder, precision, lora ?? 'all', rows, LENGTH, threads].map(String);
       const env = { OMP_NUM_THREADS: String(threads) };
       const contestants: Contestant[] = [
         {
           label: 'shardloop',
-          commands: [[process.execPath, '--import', 'tsx', here('step-process.ts'), ...args('')]],
+          commands: [[process.execPath, '--import', 'tsx', here('step-process.ts'), ...args]],
           env,
         },
         ...ways.map((way) => ({
           ...{ label: `Python ${way}`, env },
           // AdamW on bf16 weights without fp32 masters, where all of them train.
           lossy: precision === 'bf16' && !lora && !way.startsWith('autocast'),
-          commands: [[oraclePython(), '-u', here('step.py'), ...args(way)]],
+          commands: [[oraclePython(), '-u', here('step.py'), way, ...args]],
         })),
       ];
       return contest(name, contestants, { rounds: ROUNDS, steps, tolerance: TOLERANCE[precision] });

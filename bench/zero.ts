@@ -3,27 +3,18 @@
 // times the tokens a second of the best one of the same kind, at most 0.75 of its peak memory.
 // SHARDLOOP_BENCH_ROUNDS sets how many rounds are taken (5), SHARDLOOP_BENCH_CASES which cases (default `10m-fp32,10m-bf16`).
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { data, GPT2LMHeadModel, manualSeed, saveModel } from 'shardloop';
+import { SHAPES, withModel } from './contest.js';
 import { compare, freePort, medianOf, oraclePython, print, type Report, type Timing } from './harness.js';
 import { type Ranks, startRanks } from './rank-pair.js';
 
 const SIZE = 2;
 const ROUNDS = Number(process.env.SHARDLOOP_BENCH_ROUNDS ?? 5);
 
-interface Shape {
-  readonly config: { n_layer: number; n_head: number; n_embd: number; vocab_size: number };
-  /** Rows a rank; each of 256 tokens. */
-  readonly rows: number;
-  readonly steps: number;
-}
-
-const SHAPES: Record<string, Shape> = {
-  '10m': { config: { n_layer: 6, n_head: 6, n_embd: 384, vocab_size: 256 }, rows: 6, steps: 2 },
-  '124m': { config: { n_layer: 12, n_head: 12, n_embd: 768, vocab_size: 50257 }, rows: 1, steps: 1 },
+/** Rows a rank, each of 256 tokens, and steps a round. */
+const WORK: Record<string, { rows: number; steps: number }> = {
+  '10m': { rows: 6, steps: 2 },
+  '124m': { rows: 1, steps: 1 },
 };
 const LENGTH = 256;
 const CASES = (process.env.SHARDLOOP_BENCH_CASES ?? '10m-fp32,10m-bf16').split(',');
@@ -48,15 +39,9 @@ export async function zero(json: boolean): Promise<Report> {
 
 async function runCase(name: string, timings: Timing[], ratios: Record<string, number>): Promise<void> {
   const [model, precision] = name.split('-') as [string, string];
-  const shape = SHAPES[model];
-  if (!shape) throw new Error(`unknown case ${name}: expected ${Object.keys(SHAPES).join(' or ')} and -fp32 or -bf16`);
-  const folder = mkdtempSync(join(tmpdir(), 'shardloop-bench-'));
-  try {
-    manualSeed(1);
-    const rates = { resid_pdrop: 0, embd_pdrop: 0, attn_pdrop: 0 };
-    const made = new GPT2LMHeadModel({ ...shape.config, n_positions: LENGTH, ...rates });
-    await saveModel(made, folder, { tokenizer: data.byteTokenizer() });
-    made.dispose();
+  const work = WORK[model];
+  if (!work) throw new Error(`unknown case ${name}: expected ${Object.keys(WORK).join(' or ')} and -fp32 or -bf16`);
+  await withModel(SHAPES[model]!, LENGTH, async (folder) => {
     const peak = new Map<string, number>();
     // One contender's ranks at a time are on the machine: their memory would not fit side by side.
     for (const way of Object.keys(PEERS)) {
@@ -71,13 +56,13 @@ async function runCase(name: string, timings: Timing[], ratios: Record<string, n
       for (const { label, line } of contenders) {
         const port = String(await freePort());
         const ranks = Array.from({ length: SIZE }, (_, rank) =>
-          [...line, folder, precision, shape.rows, LENGTH, rank, SIZE, port].map(String),
+          [...line, folder, precision, work.rows, LENGTH, rank, SIZE, port].map(String),
         );
         started.push(startRanks(`${name} ${label}`, ranks));
       }
       const results = await compare(
         started.map((ranks) => ({ name: `${ranks.name} (${way})`, run: (n: number) => ranks.run(`step ${n}`) })),
-        { rounds: ROUNDS, iterations: shape.steps, warmups: 1 },
+        { rounds: ROUNDS, iterations: work.steps, warmups: 1 },
       );
       const losses = [];
       for (const ranks of started) {
@@ -95,9 +80,7 @@ async function runCase(name: string, timings: Timing[], ratios: Record<string, n
         peak.get(ours)! / Math.min(...peers.map((peer) => peak.get(peer)!));
       for (const label of [ours, ...peers]) ratios[`${label}: peak MB`] = peak.get(label)! / 1e6;
     }
-  } finally {
-    rmSync(folder, { recursive: true, force: true });
-  }
+  });
 }
 
 let deepSpeed: boolean | undefined;
