@@ -64,6 +64,7 @@ export {
   tensor,
   zeros,
 } from './core/tensor.js';
+export { countWork, type WorkCount } from './core/work-count.js';
 
 // Layers, optimizers, data, process groups, strategies and files, each as a namespace: nn.Linear, optim.AdamW, dist.init.
 export * as data from './data/index.js';

@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "error.h"
+#include "work_count.h"
 
 namespace shardloop {
 namespace {
@@ -167,6 +168,7 @@ class GuardedAllocator final : public c10::Allocator {
     }
     void* block = c10::alloc_cpu(bytes);
     cpu_counter.add(counted_size(block));
+    if (bytes > 2 * kLargestKept) count_block(static_cast<int64_t>(bytes));
     return {block, block, &free_counted, c10::Device(c10::DeviceType::CPU)};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &free_counted; }

@@ -67,3 +67,4 @@ export {
   tensor,
   zeros,
 } from './tensor.js';
+export { countWork, type WorkCount } from './work-count.js';

@@ -5,7 +5,7 @@ import { checkDType, type DType } from './dtype.js';
 import { describe, ShardloopError } from './errors.js';
 import { checkOptions } from './options.js';
 
-function checkFunction(name: string, fn: unknown): void {
+export function checkFunction(name: string, fn: unknown): void {
   if (typeof fn !== 'function') {
     throw new ShardloopError('BAD_ARGUMENT', `${name}: expected a function, received ${describe(fn)}`);
   }
