@@ -4,11 +4,10 @@
 // SHARDLOOP_BENCH_ROUNDS sets how many rounds are taken (9); more of them quiet a noisy machine.
 import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { compare, medianOf, oraclePython, print, type Report, type Timing } from './harness.js';
+import { compare, freePort, type Goals, medianOf, oraclePython, print, type Report, type Timing } from './harness.js';
 import { type Ranks, startRanks } from './rank-pair.js';
 
 const OPERATIONS = ['all_reduce', 'all_gather', 'reduce_scatter'];
@@ -81,23 +80,26 @@ async function measure(started: readonly Ranks[]): Promise<Timing[]> {
 
 function report(timings: Timing[], withMpi: boolean, json: boolean): Report {
   const ratios: Record<string, number> = {};
+  const goals: Goals = {};
   for (const operation of OPERATIONS) {
-    for (const [label] of SIZES) {
+    for (const [label, bytes] of SIZES) {
       const time = (name: string) => medianOf(timings, `${operation} ${label} ${name}`);
-      const ratio = (ours: string, other: string) => {
-        ratios[`${operation} ${label}: ${ours} / ${other}`] = time(ours) / time(other);
+      const ratio = (ours: string, other: string, atMost?: number) => {
+        const name = `${operation} ${label}: ${ours} / ${other}`;
+        ratios[name] = time(ours) / time(other);
+        if (atMost !== undefined) goals[name] = { atMost };
       };
-      for (const backend of BACKENDS) {
-        ratio(`shardloop ${backend}`, `C++ ${backend}`);
-        ratio(`shardloop ${backend}`, 'Python');
-      }
+      ratio('shardloop gloo', 'C++ gloo', bytes < 64 << 10 ? 1.3 : 1.1);
+      ratio('shardloop gloo', 'Python', 1);
+      ratio('shardloop shm', 'C++ shm');
+      ratio('shardloop shm', 'Python', 1);
       if (withMpi) {
-        ratio('C++ shm', 'MPI');
+        ratio('C++ shm', 'MPI', 1.5);
         ratio('shardloop shm', 'MPI');
       }
     }
   }
-  return print('collectives', timings, ratios, json);
+  return print('collectives', timings, ratios, json, goals);
 }
 
 /** The C++ program and our backends against the addon's own libtorch; compiled when a source is newer. Takes a minute. */
@@ -137,12 +139,4 @@ function compileMpi(folder: string): string[] | null {
   execFileSync('mpicc', ['-O2', here('collectives_mpi.c'), '-o', output], { stdio: ['ignore', 2, 2] });
   const asRoot = process.getuid?.() === 0 ? ['--allow-run-as-root'] : [];
   return ['mpirun', ...asRoot, '--oversubscribe', '--bind-to', 'none', '-np', String(SIZE), output];
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as { port: number };
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }

@@ -1,5 +1,6 @@
 // The same work done by several contenders, each in processes of its own that answer commands on stdin (rank-pair.ts):
-// `step N` with the nanoseconds of one of N, `loss` with a number that must agree, `memory` with the peak of resident bytes.
+// `step N` with the nanoseconds of one of N, `check` with a number that must agree (a loss), `memory` with the peak of
+// resident bytes.
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -27,12 +28,12 @@ export interface Outcome {
   readonly fastest: string;
   /** Bytes, by label. */
   readonly peaks: Readonly<Record<string, number>>;
-  /** What `loss` answered, by label. */
-  readonly losses: Readonly<Record<string, number>>;
+  /** What `check` answered, by label. */
+  readonly checks: Readonly<Record<string, number>>;
 }
 
 /**
- * Runs the contestants in turns, and throws when a loss differs from ours by more than `tolerance`, relatively: such times
+ * Runs the contestants in turns, and throws when a `check` differs from ours by more than `tolerance`, relatively: such times
  * are not of the same work.
  */
 export async function contest(
@@ -42,7 +43,7 @@ export async function contest(
 ): Promise<Outcome> {
   const started = contestants.map(({ label, commands, env }) => startRanks(`${name} ${label}`, commands, env));
   const peaks: Record<string, number> = {};
-  const losses: Record<string, number> = {};
+  const checks: Record<string, number> = {};
   let timings: Timing[];
   try {
     timings = await compare(
@@ -50,7 +51,7 @@ export async function contest(
       { rounds: options.rounds, iterations: options.steps, warmups: 1 },
     );
     for (const [i, ranks] of started.entries()) {
-      losses[contestants[i]!.label] = await ranks.run('loss');
+      checks[contestants[i]!.label] = await ranks.run('check');
       peaks[contestants[i]!.label] = await ranks.run('memory');
     }
   } finally {
@@ -59,14 +60,14 @@ export async function contest(
   const exact = contestants.slice(1).filter(({ lossy }) => !lossy);
   const [ours, ...others] = contestants.map(({ label }) => label) as [string, ...string[]];
   for (const other of others) {
-    const apart = Math.abs(losses[other]! / losses[ours]! - 1);
+    const apart = Math.abs(checks[other]! / checks[ours]! - 1);
     if (apart <= options.tolerance) continue;
-    throw new Error(`${name}: the loss of ${other} is ${losses[other]}, ours ${losses[ours]}: not the same work`);
+    throw new Error(`${name}: ${other} found ${checks[other]}, ours ${checks[ours]}: not the same work`);
   }
   const time = (label: string) => medianOf(timings, `${name} ${label}`);
   const fastest = others.toSorted((a, b) => time(a) - time(b))[0]!;
   return {
-    ...{ timings, fastest, peaks, losses },
+    ...{ timings, fastest, peaks, checks },
     time: time(ours) / time(fastest),
     memory: peaks[ours]! / Math.min(...exact.map(({ label }) => peaks[label]!)),
   };

@@ -1,8 +1,9 @@
-"""Python's side of bench/generation.ts: a process that generates. Arguments and commands as in generation-process.ts;
-the way is `generate` (transformers as it comes), `static` (the same with a static cache), `compiled` (the same with
+"""Python's side of bench/generation.ts: a process that generates. A way, then arguments and commands as in
+generation-process.ts; the way is `generate` (transformers as it comes), `static` (the same with a static cache), `compiled` (the same with
 the forward compiled by torch.compile) or `loop` (the architecture written out over torch, with a static cache).
 """
 import os
+import resource
 import sys
 import time
 
@@ -83,7 +84,9 @@ tokens = None
 with torch.inference_mode():
     for line in sys.stdin:
         command, *rest = line.split()
-        if command == "tokens":
+        if command == "memory":
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, file=answers, flush=True)
+        elif command == "check":
             total = 7
             for token in tokens.flatten().tolist():
                 total = (total * 31 + token) % 2147483647

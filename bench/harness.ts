@@ -7,6 +7,7 @@ import { availableParallelism, cpus, homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
+import { libtorchVersion } from 'shardloop';
 
 /** One way to do the work. `run` does it `iterations` times and returns the nanoseconds that one took. */
 export interface Contender {
@@ -28,6 +29,9 @@ export interface Report {
   readonly cpu: string;
   readonly cores: number;
   readonly node: string;
+  readonly libtorch: string;
+  /** The most that one of the contenders ran. */
+  readonly rounds: number;
   readonly timings: Timing[];
   /** Named quotients of medians, e.g. ours over Python's. */
   readonly ratios: Record<string, number>;
@@ -89,6 +93,8 @@ export function print(
     cpu: cpus()[0]?.model.trim() ?? 'unknown',
     cores: availableParallelism(),
     node: process.version,
+    libtorch: libtorchVersion(),
+    rounds: Math.max(0, ...timings.map((t) => t.rounds)),
     timings,
     ratios,
     goals,
@@ -97,23 +103,38 @@ export function print(
     console.log(JSON.stringify(report, null, 2));
     return report;
   }
-  const width = Math.max(...timings.map((t) => t.name.length), ...Object.keys(ratios).map((name) => name.length));
+  const width = widest([...timings.map((t) => t.name), ...Object.keys(ratios)]);
   const us = (ns: number) => (ns / 1000).toFixed(3).padStart(9);
   console.log(`${benchmark}: ${report.cpu}, ${report.cores} cores, Node ${report.node}`);
-  console.log(`${''.padEnd(width)}   median us   25% us    75% us`);
+  if (timings.length > 0) console.log(`${''.padEnd(width)}   median us   25% us    75% us`);
   for (const t of timings) console.log(`${t.name.padEnd(width)}  ${us(t.median)} ${us(t.low)} ${us(t.high)}`);
-  for (const [name, ratio] of Object.entries(ratios))
-    console.log(`${name.padEnd(width)}  ${ratio.toFixed(2).padStart(9)}${verdict(ratio, goals[name])}`);
+  for (const [name, ratio] of Object.entries(ratios)) printRatio(name, width, ratio, goals[name]);
   return report;
 }
 
-function verdict(ratio: number, goal: Goals[string] | undefined): string {
-  if (goal === undefined) return '';
-  const [met, text] =
-    'atMost' in goal
-      ? [ratio <= goal.atMost, `at most ${goal.atMost}`]
-      : [ratio >= goal.atLeast, `at least ${goal.atLeast}`];
-  return `  ${met ? 'met' : 'missed'} (${text})`;
+/** Prints all that had a goal, of several reports. */
+export function printVerdicts(reports: readonly Report[]): void {
+  const rows = reports.flatMap(({ benchmark, ratios, goals }) =>
+    Object.entries(goals).map(([name, goal]) => ({ name: `${benchmark} ${name}`, ratio: ratios[name]!, goal })),
+  );
+  const width = widest(rows.map(({ name }) => name));
+  console.log('\nall goals');
+  for (const { name, ratio, goal } of rows) printRatio(name, width, ratio, goal);
+}
+
+function printRatio(name: string, width: number, ratio: number, goal: Goals[string] | undefined): void {
+  const [text, met] = goal ? verdictOf(ratio, goal) : ['', false];
+  const verdict = goal ? `  ${met ? 'met' : 'missed'} (${text})` : '';
+  console.log(`${name.padEnd(width)}  ${ratio.toFixed(2).padStart(9)}${verdict}`);
+}
+
+const widest = (names: readonly string[]) => Math.max(0, ...names.map((name) => name.length));
+
+/** The goal in words, and whether the ratio reaches it. */
+export function verdictOf(ratio: number, goal: Goals[string]): [text: string, met: boolean] {
+  return 'atMost' in goal
+    ? [`at most ${goal.atMost}`, ratio <= goal.atMost]
+    : [`at least ${goal.atLeast}`, ratio >= goal.atLeast];
 }
 
 /** The Python that has torch: SHARDLOOP_ORACLE_PYTHON, or that of the oracle's environment. */

@@ -6,7 +6,7 @@
 // SHARDLOOP_BENCH_SHAPE is layers,width,heads,vocabulary (12,768,12,50257), SHARDLOOP_BENCH_BACKEND shm (default) or gloo.
 import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
-import { freePort } from './harness.js';
+import { freePort, type Goals, print, type Report } from './harness.js';
 import type { Held, MemoryReport } from './memory-rank.js';
 
 const SIZE = 2;
@@ -33,8 +33,9 @@ interface StageResult {
 }
 
 /** Runs the benchmark and prints it. */
-export async function memory(json: boolean): Promise<StageResult[]> {
-  const results: StageResult[] = [];
+export async function memory(json: boolean): Promise<Report> {
+  const ratios: Record<string, number> = {};
+  const goals: Goals = {};
   for (const stage of [1, 2, 3] as const) {
     const ranks = await startRanks(stage);
     const { parameters, largest, moments } = ranks[0]!;
@@ -47,11 +48,18 @@ export async function memory(json: boolean): Promise<StageResult[]> {
       return [name, { counted: of('counted'), resident: of('resident') }] as const;
     });
     const bound = 1.05 * formula + buckets + copies * 2 * largest;
-    results.push({ stage, parameters, formula, bound, moments: Object.fromEntries(most) });
+    const result = { stage, parameters, formula, bound, moments: Object.fromEntries(most) };
+    if (!json) printStage(result);
+    const { counted, resident } = result.moments['two more steps, peak']!;
+    const [ofBound, ofCount] = [`stage ${stage}: peak, of the bound`, `stage ${stage}: resident, of the count`];
+    Object.assign(ratios, {
+      [`stage ${stage}: peak MB`]: counted / 1e6,
+      [`stage ${stage}: formula MB`]: formula / 1e6,
+    });
+    Object.assign(ratios, { [ofBound]: counted / bound, [ofCount]: resident / counted });
+    Object.assign(goals, { [ofBound]: { atMost: 1 }, [ofCount]: { atMost: 1.05 } });
   }
-  if (json) console.log(JSON.stringify(results, null, 2));
-  else for (const result of results) print(result);
-  return results;
+  return print('memory', [], ratios, json, goals);
 }
 
 async function startRanks(stage: number): Promise<MemoryReport[]> {
@@ -80,7 +88,7 @@ async function startRanks(stage: number): Promise<MemoryReport[]> {
   return Promise.all(ranks);
 }
 
-function print({ stage, parameters, formula, bound, moments }: StageResult): void {
+function printStage({ stage, parameters, formula, bound, moments }: StageResult): void {
   const mb = (bytes: number) => (bytes / 1e6).toFixed(1).padStart(9);
   const share = (a: number, b: number) => (b < 1e6 ? '' : (a / b).toFixed(3)).padStart(9);
   console.log(`stage ${stage}: ${(parameters / 1e6).toFixed(1)} M parameters, ${SIZE} ranks, ${BACKEND}`);
@@ -90,6 +98,4 @@ function print({ stage, parameters, formula, bound, moments }: StageResult): voi
     const numbers = [mb(counted), share(counted, formula), mb(resident), share(resident, counted)];
     console.log(`  ${name.padEnd(26)}${numbers.join(' ')}`);
   }
-  const peak = moments['two more steps, peak']!.counted;
-  console.log(`  peak of the bound: ${(peak / bound).toFixed(3)}`);
 }

@@ -38,6 +38,10 @@ export async function startUp(json: boolean): Promise<Report> {
         "to the first step's end, of Python's time": ratio('step'),
       },
       json,
+      {
+        "to the first token, of Python's time": { atMost: 0.3 },
+        "to the first step's end, of Python's time": { atMost: 0.2 },
+      },
     );
   } finally {
     rmSync(folder, { recursive: true, force: true });

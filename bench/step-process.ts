@@ -56,7 +56,7 @@ const make = () => ({
 let loss = Number.NaN;
 for await (const line of createInterface({ input: process.stdin })) {
   const [command, count] = line.split(' ');
-  if (command === 'loss') console.log(loss);
+  if (command === 'check') console.log(loss);
   else if (command === 'memory') {
     const peak = /VmHWM:\s+(\d+) kB/.exec(readFileSync('/proc/self/status', 'utf8'))![1];
     console.log(Number(peak) * 1024);

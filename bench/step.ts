@@ -62,7 +62,7 @@ export async function step(json: boolean): Promise<Report> {
     });
     timings.push(...outcome.timings);
     console.error(
-      `${name}: losses ${Object.values(outcome.losses)
+      `${name}: losses ${Object.values(outcome.checks)
         .map((loss) => loss.toFixed(4))
         .join(' ')}`,
     );

@@ -1,6 +1,6 @@
 // Our side of bench/zero.ts: one rank of a training run. Arguments: the way (ddp, zero1, zero2, zero3), the model's
 // folder, its precision (fp32, bf16), rows a rank, tokens a row, rank, size, the port of the store. Commands on stdin:
-// `step N` answers the nanoseconds of one of N steps, `loss` the last loss, `memory` the peak of resident bytes.
+// `step N` answers the nanoseconds of one of N steps, `check` the last loss, `memory` the peak of resident bytes.
 import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import {
@@ -58,7 +58,7 @@ const make = () => ({
 let loss = Number.NaN;
 for await (const line of createInterface({ input: process.stdin })) {
   const [command, count] = line.split(' ');
-  if (command === 'loss') console.log(loss);
+  if (command === 'check') console.log(loss);
   else if (command === 'memory') {
     const peak = /VmHWM:\s+(\d+) kB/.exec(readFileSync('/proc/self/status', 'utf8'))![1];
     console.log(Number(peak) * 1024);

@@ -23,7 +23,7 @@ function must(command, args) {
 }
 
 /** Makes or completes the environment. */
-async function environment() {
+export async function environment() {
   if (process.env.SHARDLOOP_ORACLE_PYTHON) return;
   const [{ cacheRoot }, { withLock }, { findPython }] = [
     await load('paths'),
@@ -66,11 +66,13 @@ async function environment() {
   await withLock(join(cache, 'locks', 'python.lock'), make, say);
 }
 
-const args = process.argv.slice(2);
-prepare();
-if (args.includes('--environment')) await environment();
-else {
-  await nativeSetup();
-  await environment();
-  vitest(['--config', join('test', 'oracle', 'vitest.config.ts'), ...args]);
+if (import.meta.filename === process.argv[1]) {
+  const args = process.argv.slice(2);
+  prepare();
+  if (args.includes('--environment')) await environment();
+  else {
+    await nativeSetup();
+    await environment();
+    vitest(['--config', join('test', 'oracle', 'vitest.config.ts'), ...args]);
+  }
 }

@@ -45,6 +45,7 @@ const NAMED: Readonly<Record<string, string>> = {
   'package-lock.json': 'The exact dependencies.',
   'README.md': 'Begin here.',
   'test/oracle/ops-skipped.json': 'What ops.test.ts cannot pass, with reasons; generated.',
+  'test/train/step-cost.json': 'What a training step cost when it was last recorded; generated.',
   'test/structure/budgets.json': 'The numbers that only a reviewed line may raise.',
   'tsconfig.check.json': 'The type check of tests, examples, bench and scripts too.',
   'tsconfig.json': 'How TypeScript is compiled.',
