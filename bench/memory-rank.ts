@@ -8,10 +8,8 @@ import {
   manualSeed,
   memory,
   nn,
-  ops,
   optim,
   parallel,
-  scope,
   setNumThreads,
   type Tensor,
   tensor,
@@ -67,13 +65,10 @@ function make(shape: { n_layer: number; n_embd: number; n_head: number; vocab_si
   };
   const batch = () => {
     const ids = BigInt64Array.from({ length }, (_, i) => BigInt((i * 7919 + rank) % shape.vocab_size));
+    const [input, targets] = [0, 1].map(() => tensor(ids, { shape: [1, length] })) as [Tensor, Tensor];
     return {
-      input: model.inputs(tensor(ids, { shape: [1, length] })),
-      lossOf: ([logits]: readonly Tensor[]) =>
-        scope(() => {
-          const loss = nn.crossEntropy(logits!, tensor(ids, { shape: [1, length] }), { reduction: 'sum' });
-          return ops.div(loss, length * size * micro);
-        }),
+      input: model.inputs(input, { targets, divisor: length * size * micro }),
+      lossOf: ([loss]: readonly Tensor[]) => loss!,
     };
   };
   const count = (tensors: Iterable<Tensor>) => [...tensors].reduce((sum, { numel }) => sum + numel, 0);

@@ -8,10 +8,8 @@ import {
   loadAdapter,
   loadModel,
   nn,
-  ops,
   optim,
   parallel,
-  scope,
   setNumThreads,
   type Tensor,
   tensor,
@@ -44,14 +42,13 @@ const ids = BigInt64Array.from({ length: rows * length }, (_, i) => {
   return BigInt(((row + 1) * 7919 + at * (row + 3)) % V);
 });
 const targets = ids.map((_, i) => ids[i % length === length - 1 ? i : i + 1]!);
-const make = () => ({
-  input: model.inputs(tensor(ids, { shape: [rows, length] })),
-  lossOf: ([logits]: readonly Tensor[]) =>
-    scope(() => {
-      const wanted = tensor(targets, { shape: [rows, length] });
-      return ops.div(nn.crossEntropy(logits!, wanted, { reduction: 'sum' }), rows * length);
-    }),
-});
+const make = () => {
+  const [input, wanted] = [ids, targets].map((values) => tensor(values, { shape: [rows, length] })) as [Tensor, Tensor];
+  return {
+    input: model.inputs(input, { targets: wanted, divisor: rows * length }),
+    lossOf: ([loss]: readonly Tensor[]) => loss!,
+  };
+};
 
 let loss = Number.NaN;
 for await (const line of createInterface({ input: process.stdin })) {

@@ -3,19 +3,7 @@
 // `step N` answers the nanoseconds of one of N steps, `check` the last loss, `memory` the peak of resident bytes.
 import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
-import {
-  dist,
-  loadModel,
-  nn,
-  ops,
-  optim,
-  parallel,
-  scope,
-  setNumThreads,
-  type Tensor,
-  tensor,
-  trainStep,
-} from 'shardloop';
+import { dist, loadModel, nn, optim, parallel, setNumThreads, type Tensor, tensor, trainStep } from 'shardloop';
 
 const [way, folder, precision, ...numbers] = process.argv.slice(2) as [string, string, string, ...string[]];
 const [rows, length, rank, size, port] = numbers.map(Number) as [number, number, number, number, number];
@@ -46,14 +34,13 @@ const ids = BigInt64Array.from({ length: rows * length }, (_, i) =>
   id(rank * rows + Math.floor(i / length), i % length),
 );
 const targets = ids.map((_, i) => ids[i % length === length - 1 ? i : i + 1]!);
-const make = () => ({
-  input: model.inputs(tensor(ids, { shape: [rows, length] })),
-  lossOf: ([logits]: readonly Tensor[]) =>
-    scope(() => {
-      const wanted = tensor(targets, { shape: [rows, length] });
-      return ops.div(nn.crossEntropy(logits!, wanted, { reduction: 'sum' }), rows * length * size);
-    }),
-});
+const make = () => {
+  const [input, wanted] = [ids, targets].map((values) => tensor(values, { shape: [rows, length] })) as [Tensor, Tensor];
+  return {
+    input: model.inputs(input, { targets: wanted, divisor: rows * length * size }),
+    lossOf: ([loss]: readonly Tensor[]) => loss!,
+  };
+};
 
 let loss = Number.NaN;
 for await (const line of createInterface({ input: process.stdin })) {

@@ -1,7 +1,7 @@
 // shardloop::cross_entropy: the negative log-likelihood of labels, a row each, without a copy of the logits in float
 // and without their log-softmax: the forward keeps one number a row, the backward writes the gradient in the logits'
 // dtype. lib/nn/loss.ts has the composed reference beside it.
-#include "kernels/cross_entropy.h"
+#include "cross_entropy.h"
 
 #include <ATen/Functions.h>
 #include <ATen/TensorOperators.h>
@@ -10,11 +10,14 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "cpu_level.h"
 #include "error.h"
+#include "kernels/cross_entropy.h"
 #include "optimizer_lists.h"
 #include "parallel.h"
 
@@ -56,6 +59,26 @@ int64_t rows_a_thread(const Tensor& logits) { return std::max<int64_t>(1, kGrain
 
 at::ScalarType wide(const Tensor& logits) { return logits.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
+struct RowLoss {
+  double logsumexp, loss;
+};
+
+RowLoss loss_of(const CrossEntropyKernels& table, const Tensor& logits, int64_t row, int64_t label, Kind kind,
+                double smoothing) {
+  const int64_t classes = logits.size(1);
+  const char* from = row_of(logits, row);
+  const RowSums sums = table.sums(from, classes, kind);
+  // The label's own logit, with the kernel that reads one element.
+  const double own = table.sums(from + label * logits.element_size(), 1, kind).sum;
+  double loss = (1 - smoothing) * (sums.logsumexp - own);
+  if (smoothing > 0) loss += smoothing * (sums.logsumexp - sums.sum / static_cast<double>(classes));
+  return {sums.logsumexp, loss};
+}
+
+RowGradient gradient_rule(double logsumexp, double factor, double smoothing, int64_t classes, int64_t label) {
+  return {logsumexp, factor, factor * smoothing / static_cast<double>(classes), factor * (1 - smoothing), label};
+}
+
 using Rows = std::tuple<Tensor, Tensor>;
 
 // (losses (N), logsumexps (N) in double). A label that is `ignore_index` has the loss 0.
@@ -66,26 +89,17 @@ Rows rows_on_cpu(const Tensor& given, const Tensor& given_labels, int64_t ignore
   const Kind kind = kind_of(logits.scalar_type());
   Tensor losses = at::zeros({count}, logits.options().dtype(at::kDouble));
   Tensor logsumexps = at::zeros({count}, losses.options());
+  check_labels("shardloop::cross_entropy", labels, classes, ignore_index);
   const auto* label = labels.const_data_ptr<int64_t>();
-  for (int64_t row = 0; row < count; ++row) {
-    if (label[row] != ignore_index && (label[row] < 0 || label[row] >= classes))
-      refuse("label " + std::to_string(label[row]) + " in row " + std::to_string(row) +
-             " is out of bounds: expected 0 to " + std::to_string(classes - 1) + ", or " +
-             std::to_string(ignore_index) + " for a row that does not count.");
-  }
   auto* loss = losses.mutable_data_ptr<double>();
   auto* logsumexp = logsumexps.mutable_data_ptr<double>();
   const CrossEntropyKernels& table = kernels();
   parallel_for(count, rows_a_thread(logits), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       if (label[row] == ignore_index) continue;
-      const RowSums sums = table.sums(row_of(logits, row), classes, kind);
-      const char* at = row_of(logits, row) + label[row] * logits.element_size();
-      // The label's own logit, with the kernel that reads one element.
-      const double own = table.sums(at, 1, kind).sum;
-      logsumexp[row] = sums.logsumexp;
-      loss[row] = (1 - smoothing) * (sums.logsumexp - own);
-      if (smoothing > 0) loss[row] += smoothing * (sums.logsumexp - sums.sum / static_cast<double>(classes));
+      const RowLoss found = loss_of(table, logits, row, label[row], kind, smoothing);
+      logsumexp[row] = found.logsumexp;
+      loss[row] = found.loss;
     }
   });
   return {losses.to(wide(logits)), logsumexps};
@@ -114,10 +128,8 @@ Tensor rows_backward_on_cpu(const Tensor& gradient, const Tensor& given, const T
         std::memset(to + row * row_bytes, 0, row_bytes);
         continue;
       }
-      const double f = factor[row];
-      table.gradient(
-          row_of(logits, row), to + row * row_bytes, classes, kind,
-          {logsumexp[row], f, f * smoothing / static_cast<double>(classes), f * (1 - smoothing), label[row]});
+      table.gradient(row_of(logits, row), to + row * row_bytes, classes, kind,
+                     gradient_rule(logsumexp[row], factor[row], smoothing, classes, label[row]));
     }
   });
   return result;
@@ -151,7 +163,36 @@ Tensor call_rows_backward(const Tensor& gradient, const Tensor& logits, const Te
   return op.call(gradient, logits, labels, logsumexps, ignore_index, smoothing);
 }
 
-// The same gradient of ATen's ops, where it is to be differentiated again.
+}  // namespace
+
+void check_labels(const char* op, const Tensor& labels, int64_t classes, int64_t ignore_index) {
+  const auto* label = labels.const_data_ptr<int64_t>();
+  for (int64_t row = 0; row < labels.numel(); ++row) {
+    if (label[row] == ignore_index || (label[row] >= 0 && label[row] < classes)) continue;
+    throw Error("BAD_ARGUMENT", std::string(op) + ": label " + std::to_string(label[row]) + " in row " +
+                                    std::to_string(row) + " is out of bounds: expected 0 to " +
+                                    std::to_string(classes - 1) + ", or " + std::to_string(ignore_index) +
+                                    " for a row that does not count.");
+  }
+}
+
+double sum_of_losses(const Tensor& logits, const int64_t* labels, double smoothing, const double* slope) {
+  const int64_t classes = logits.size(1);
+  const Kind kind = kind_of(logits.scalar_type());
+  std::vector<double> losses(logits.size(0));  // summed in order, so that the sum does not depend on the threads
+  const CrossEntropyKernels& table = kernels();
+  parallel_for(logits.size(0), rows_a_thread(logits), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const RowLoss found = loss_of(table, logits, row, labels[row], kind, smoothing);
+      losses[row] = found.loss;
+      if (slope == nullptr) continue;
+      table.gradient(row_of(logits, row), const_cast<char*>(row_of(logits, row)), classes, kind,
+                     gradient_rule(found.logsumexp, *slope, smoothing, classes, labels[row]));
+    }
+  });
+  return std::accumulate(losses.begin(), losses.end(), 0.0);
+}
+
 Tensor composed_gradient(const Tensor& gradient, const Tensor& logits, const Tensor& labels, int64_t ignore_index,
                          double smoothing) {
   const Tensor probabilities = at::softmax(logits, 1, wide(logits));
@@ -162,6 +203,8 @@ Tensor composed_gradient(const Tensor& gradient, const Tensor& logits, const Ten
   const Tensor factor = gradient * counts.to(gradient.scalar_type());
   return ((probabilities - target) * factor.unsqueeze(1)).to(logits.scalar_type());
 }
+
+namespace {
 
 struct CrossEntropy : torch::autograd::Function<CrossEntropy> {
   static Tensor forward(AutogradContext* context, const Tensor& logits, const Tensor& labels, int64_t ignore_index,

@@ -2,14 +2,13 @@
 // of half-precision tensors on the CPU are computed in float32, a block of the weight's rows at a time, so that no
 // whole weight or result stands in float32; each element is rounded once. Everything else is libtorch's linear, which
 // is the reference.
+#include "linear.h"
+
 #include <ATen/Functions.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include <algorithm>
-#include <array>
-#include <optional>
-#include <tuple>
 
 #include "cpu_level.h"
 #include "error.h"
@@ -78,6 +77,15 @@ Tensor widened_rows(const Tensor& weight, bool transposed, int64_t from, int64_t
   return transposed ? widened(weight.t().slice(1, from, to)).t() : widened(weight.slice(0, from, to));
 }
 
+using Gradients = std::tuple<Tensor, Tensor, Tensor>;
+
+}  // namespace
+
+bool is_widened(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
+  const bool many = x.dim() > 0 && x.size(-1) > 0 && x.numel() / x.size(-1) >= kFewRows;
+  return many && widens_products() && takes(x, weight, bias);
+}
+
 Tensor widened_linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
   if (!takes(x, weight, bias))
     throw Error("BAD_ARGUMENT",
@@ -103,10 +111,6 @@ Tensor widened_linear(const Tensor& x, const Tensor& weight, const std::optional
   return y.view(shape);
 }
 
-using Gradients = std::tuple<Tensor, Tensor, Tensor>;
-
-// The gradients of x, weight and bias, those that `wanted` names; the others are undefined. x is read for the weight's
-// alone.
 Gradients widened_linear_backward(const Tensor& gradient, const std::optional<Tensor>& x, const Tensor& weight,
                                   std::array<bool, 3> wanted) {
   const auto [of_x, of_weight, of_bias] = wanted;
@@ -162,6 +166,8 @@ Gradients widened_linear_backward(const Tensor& gradient, const std::optional<Te
   return {of_x ? dx.to(weight.scalar_type()).view(shape) : Tensor(), of_weight && transposed ? dw.t() : dw, db};
 }
 
+namespace {
+
 Tensor call_forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("shardloop::widened_linear", "")
@@ -204,8 +210,7 @@ struct Linear : torch::autograd::Function<Linear> {
 };
 
 Tensor linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
-  const bool many = x.dim() > 0 && x.size(-1) > 0 && x.numel() / x.size(-1) >= kFewRows;
-  if (many && widens_products() && takes(x, weight, bias)) return Linear::apply(x, weight, bias);
+  if (is_widened(x, weight, bias)) return Linear::apply(x, weight, bias);
   return at::linear(x, weight, bias);
 }
 

@@ -15,7 +15,14 @@ export { Dropout } from './dropout.js';
 export { Embedding, type EmbeddingOptions } from './embedding.js';
 export * as init from './init.js';
 export { Linear, type LinearOptions } from './linear.js';
-export { type CrossEntropyOptions, crossEntropy, mse, type Reduction } from './loss.js';
+export {
+  type CrossEntropyOptions,
+  crossEntropy,
+  type LinearCrossEntropyOptions,
+  linearCrossEntropy,
+  mse,
+  type Reduction,
+} from './loss.js';
 export { Module, type UnaryModule } from './module.js';
 export { LayerNorm, type LayerNormOptions, RMSNorm, type RMSNormOptions } from './norm.js';
 export type { TensorOptions } from './options.js';

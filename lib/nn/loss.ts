@@ -40,18 +40,7 @@ export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntro
       `crossEntropy: expected floating logits (..., V) and int64 labels (...); received ${logits.dtype} [${logits.shape.join(', ')}] and ${labels.dtype} [${labels.shape.join(', ')}]`,
     );
   }
-  if (!Number.isSafeInteger(ignoreIndex)) {
-    throw new ShardloopError(
-      'BAD_ARGUMENT',
-      `crossEntropy: expected ignoreIndex to be an integer, received ${describe(ignoreIndex)}`,
-    );
-  }
-  if (!(labelSmoothing >= 0 && labelSmoothing <= 1)) {
-    throw new ShardloopError(
-      'BAD_ARGUMENT',
-      `crossEntropy: expected labelSmoothing in [0, 1], received ${describe(labelSmoothing)}`,
-    );
-  }
+  checkRules('crossEntropy', ignoreIndex, labelSmoothing);
   const code = reductionCode('crossEntropy', reduction);
   return scope(() => {
     const flat = ops.reshape(logits, [-1, classes]); // (N, V)
@@ -77,6 +66,73 @@ function reduced(rows: Tensor, labels: Tensor, ignoreIndex: number, reduction: R
   if (reduction === 'none') return rows;
   const sum = ops.sum(rows);
   return reduction === 'sum' ? sum : ops.div(sum, ops.sum(ops.ne(labels, ignoreIndex)));
+}
+
+/** Options of {@link linearCrossEntropy}. */
+export interface LinearCrossEntropyOptions extends Omit<CrossEntropyOptions, 'reduction'> {
+  /** What the sum of the losses is divided by. Default: the number of positions that count (NaN when there are none). */
+  divisor?: number;
+}
+
+/**
+ * {@link crossEntropy} of `labels` under the scores `hidden weight^T` of a head without bias, divided by `divisor`, a scalar.
+ * hidden (..., D), weight (V, D), labels (...) int64. On the CPU the scores stand for some positions at a time, and none are
+ * computed for positions that do not count; `fused: false` computes all, which is the reference, and what runs on CUDA.
+ * Throws BAD_ARGUMENT for other shapes or options.
+ */
+export function linearCrossEntropy(
+  hidden: Tensor,
+  weight: Tensor,
+  labels: Tensor,
+  options: LinearCrossEntropyOptions = {},
+): Tensor {
+  const { divisor, ignoreIndex = -100, labelSmoothing = 0, fused = true } = options;
+  const size = weight.shape.at(-1) ?? 0;
+  if (
+    weight.ndim !== 2 ||
+    hidden.ndim === 0 ||
+    labels.dtype !== 'int64' ||
+    hidden.shape.join() !== [...labels.shape, size].join()
+  ) {
+    const shapes = [hidden, weight, labels].map(({ dtype, shape }) => `${dtype} [${shape.join(', ')}]`);
+    throw new ShardloopError(
+      'BAD_ARGUMENT',
+      `linearCrossEntropy: expected hidden (..., D), weight (V, D) and int64 labels (...); received ${shapes.join(', ')}`,
+    );
+  }
+  checkRules('linearCrossEntropy', ignoreIndex, labelSmoothing);
+  if (divisor !== undefined && !(divisor > 0 && divisor < Infinity)) {
+    throw new ShardloopError(
+      'BAD_ARGUMENT',
+      `linearCrossEntropy: expected divisor to be a number above 0, received ${describe(divisor)}`,
+    );
+  }
+  return scope(() => {
+    if (fused && weight.shape[0]! > 0 && isOnKernelDevice(hidden)) {
+      const [flat, rows] = [ops.reshape(hidden, [-1, size]), ops.reshape(labels, [-1])]; // (N, D), (N)
+      const rules = [ignoreIndex, labelSmoothing, divisor ?? null] as const;
+      return call('shardloop::linear_cross_entropy', flat, weight, rows, ...rules) as Tensor;
+    }
+    const rules = { ignoreIndex, labelSmoothing, fused };
+    const logits = ops.linear(hidden, weight); // (..., V)
+    if (divisor === undefined) return crossEntropy(logits, labels, rules);
+    return ops.div(crossEntropy(logits, labels, { ...rules, reduction: 'sum' }), divisor);
+  });
+}
+
+function checkRules(where: string, ignoreIndex: number, labelSmoothing: number): void {
+  if (!Number.isSafeInteger(ignoreIndex)) {
+    throw new ShardloopError(
+      'BAD_ARGUMENT',
+      `${where}: expected ignoreIndex to be an integer, received ${describe(ignoreIndex)}`,
+    );
+  }
+  if (!(labelSmoothing >= 0 && labelSmoothing <= 1)) {
+    throw new ShardloopError(
+      'BAD_ARGUMENT',
+      `${where}: expected labelSmoothing in [0, 1], received ${describe(labelSmoothing)}`,
+    );
+  }
 }
 
 /** The squared difference of two tensors of one shape: a scalar, or for reduction 'none' that shape. Default 'mean'. */

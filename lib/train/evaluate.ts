@@ -4,7 +4,7 @@ import { scope } from '../core/index.js';
 import { BatchSource, type SequenceSet } from '../data/index.js';
 import type { GPT2LMHeadModel } from '../models/index.js';
 import { forwardSegments } from '../parallel/index.js';
-import { inputOf, summedLoss } from './micro-batch.js';
+import { inputOf } from './micro-batch.js';
 import { type Run, sumOverRanks } from './run.js';
 import type { StepContext } from './step.js';
 
@@ -44,8 +44,8 @@ export async function evaluate(
       for (const rows of step.microBatches) {
         sum += precision(() =>
           scope(() => {
-            const [logits] = forwardSegments(segments, inputOf(model, rows, device), strategy);
-            return Number(summedLoss(logits!, rows).itemSync());
+            const [loss] = forwardSegments(segments, inputOf(model, rows, { device, divisor: 1 }), strategy);
+            return Number(loss!.itemSync());
           }),
         );
       }

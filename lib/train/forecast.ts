@@ -1,10 +1,10 @@
 // What a run will take, before anything is started: the step of training itself on meta tensors (shapes without memory),
 // with the other ranks faked, while what the tensors would hold and what would cross the wire is counted.
 import Table from 'cli-table3';
-import { type DType, empty, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
+import { type DType, empty, ShardloopError, type Tensor } from '../core/index.js';
 import { type Collective, createGroup, type Group } from '../dist/index.js';
 import { GPT2LMHeadModel, loadShape } from '../models/index.js';
-import { type Carry, crossEntropy, segmentsOf } from '../nn/index.js';
+import { type Carry, segmentsOf } from '../nn/index.js';
 import { runSegments } from '../parallel/index.js';
 import { addLora } from '../peft/index.js';
 import { type PlanConfig, planSchema } from './config.js';
@@ -55,8 +55,8 @@ export async function forecast(options: Partial<PlanConfig>): Promise<Forecast> 
       if (step === 2) atStart = groups.map(busBytes);
       for (let i = 1; i <= gradAccum; i++) {
         const ids = empty([microBatch, length], { dtype: 'int64', device: 'meta' });
-        const input = model.inputs(ids); // ids and positions
-        const lossOf = ([logits]: Carry) => scope(() => ops.div(crossEntropy(logits!, ids, { reduction: 'sum' }), 1));
+        const input = model.inputs(ids, { targets: ids, divisor: 1 });
+        const lossOf = ([loss]: Carry) => loss!;
         const loss = runSegments(segments, input, lossOf, { strategy, checkpointing, last: i === gradAccum });
         for (const t of [loss, ...input]) t[Symbol.dispose]();
       }

@@ -34,6 +34,13 @@ const CASES: [string, unknown[], RegExp][] = [
   ['cross_entropy', [randn([3, 0]), labels, -100, 0], /logits \(N, V\)/],
   ['cross_entropy_rows_backward', [randn([2]), logits, labels, rows, -100, 0], /each row/],
   ['cross_entropy_rows_backward', [rows, logits, labels, randn([1]), -100, 0], /each row/],
+  ['linear_cross_entropy', [logits, randn([5, 3]), labels, -100, 0, null], /weight \(V, D\)/],
+  ['linear_cross_entropy', [logits, randn([0, 4]), labels, -100, 0, null], /weight \(V, D\)/],
+  ['linear_cross_entropy', [logits, randn([5, 4]), tensor([0n]), -100, 0, null], /labels \(N\)/],
+  ['linear_cross_entropy', [logits, randn([5, 4]), rows, -100, 0, null], /int64 labels/],
+  ['linear_cross_entropy', [logits, halved(randn([5, 4])), labels, -100, 0, null], /one floating dtype/],
+  ['linear_cross_entropy', [logits, randn([5, 4]), labels, -100, 2, null], /label_smoothing/],
+  ['linear_cross_entropy', [logits, randn([5, 4]), labels, -100, 0, 0], /divisor/],
   ['widened_linear', [logits, randn([3, 4]), null], /one half precision/],
   ['widened_linear', [halved(logits), halved(randn([3, 5])), null], /\(M, K\)/],
   ['widened_linear', [halved(logits), halved(randn([3, 4])), halved(randn([4]))], /bias \(M\)/],
@@ -73,6 +80,9 @@ describe('native ops', () => {
       ['attention_heads_backward', [q, q, q, q, q, meta(sums), true, 1]],
       ['cross_entropy', [logits, meta(labels), -100, 0]],
       ['cross_entropy_rows_backward', [rows, logits, labels, meta(rows), -100, 0]],
+      ['linear_cross_entropy', [logits, meta(randn([5, 4])), labels, -100, 0, null]],
+      ['linear_cross_entropy', [meta(logits), randn([5, 4]), labels, -100, 0, null]],
+      ['linear_cross_entropy', [logits, randn([5, 4]), meta(labels), -100, 0, null]],
       ['gelu_tanh_backward', [meta(rows), rows]],
       ['affine', [logits, meta(randn([4, 5])), null, true]],
       ['cached_attention', [packed, meta(held()), held(), 0, null, 1]],
@@ -98,5 +108,10 @@ describe('native ops', () => {
     expect(nothing.toArray()).toEqual([new Array(5).fill(0), new Array(5).fill(0)]);
     const unlabelled = call('shardloop::cross_entropy', randn([0, 4]), ops.empty([0], { dtype: 'int64' }), -100, 0);
     expect((unlabelled as Tensor).shape).toEqual([0]);
+    const nobody = ops.empty([0], { dtype: 'int64' });
+    const sum = call('shardloop::linear_cross_entropy', randn([0, 4]), randn([5, 4]), nobody, -100, 0, 1) as Tensor;
+    expect(sum.itemSync()).toBe(0);
+    const flat = call('shardloop::linear_cross_entropy', randn([3, 0]), randn([4, 0]), labels, -100, 0, 3) as Tensor;
+    expect(flat.itemSync()).toBeCloseTo(Math.log(4), 6);
   });
 });

@@ -4,7 +4,8 @@ import { describe, expect, it } from 'vitest';
 import { autocast, manualSeed, memory, noGrad, ops, scope, type Tensor, tensor, zeros } from '../../lib/core/index.js';
 import { readGPT2Config } from '../../lib/models/gpt2/hf.js';
 import { type GPT2Config, GPT2LMHeadModel, gpt2Config, gpt2ParameterCount, gpt2Plan } from '../../lib/models/index.js';
-import { segmentParameters } from '../../lib/nn/index.js';
+import { crossEntropy, segmentParameters } from '../../lib/nn/index.js';
+import { addLora } from '../../lib/peft/index.js';
 import { raises } from '../core/raises.js';
 
 const SMALL: Partial<GPT2Config> = { vocab_size: 40, n_positions: 16, n_embd: 24, n_layer: 2, n_head: 3 };
@@ -157,6 +158,64 @@ describe('forward', () => {
       let carry = model.inputs(ids, options);
       for (const part of model.segments()) carry = part.forward(carry);
       expect(distance(carry[0]!, model.forward(ids, options))).toBe(0);
+    }
+  });
+
+  it('with targets gives by segments the loss that the scores have, divided as told, whatever the head is', () => {
+    const targets = int64([
+      [1, 4, 1, 5, 9, 2, 6, -100],
+      [7, 1, 8, 2, 8, 1, -100, -100],
+    ]);
+    const attentionMask = int64([[1, 1, 1, 1, 1, 1, 1, 1], new Array(8).fill(1).fill(0, 0, 2)]);
+    const loraHead = make();
+    addLora(loraHead, { targetModules: ['lm_head'], rank: 2 });
+    for (const model of [make(), make({ tie_word_embeddings: false }), loraHead]) {
+      for (const options of [{}, { attentionMask }]) {
+        const logits = model.forward(ids, options);
+        for (const divisor of [undefined, 5]) {
+          let carry = model.inputs(ids, { ...options, targets, ...(divisor && { divisor }) });
+          for (const part of model.segments()) carry = part.forward(carry);
+          const expected = crossEntropy(logits, targets, { reduction: 'sum' });
+          expect(carry.length).toBe(1);
+          expect(distance(carry[0]!, ops.div(expected, divisor ?? 13))).toBeLessThan(1e-5);
+        }
+      }
+    }
+  });
+
+  it('computes no scores beyond the loss', () => {
+    const model = make({ vocab_size: 30011 });
+    const targets = int64([[1, 4, 1, 5, 9, 2, 6, 3]]);
+    const peak = (work: () => unknown) =>
+      scope(() => {
+        const before = memory.allocatorStats('cpu').allocated;
+        memory.resetPeak('cpu');
+        work();
+        return memory.allocatorStats('cpu').peak - before;
+      });
+    const rows = 32;
+    const many = ops.repeat(targets, [rows, 2]); // (32, 16)
+    const scores = rows * 16 * 30011 * 4;
+    const bySegments = () => {
+      let carry = model.inputs(many, { targets: many });
+      for (const part of model.segments()) carry = part.forward(carry);
+    };
+    expect(peak(() => noGrad(() => model.forward(many)))).toBeGreaterThan(scores);
+    // Half of them stand in 32 MB, and nothing of the weight's size.
+    expect(peak(() => noGrad(() => model.loss(many, many)))).toBeLessThan(0.6 * scores);
+    expect(peak(() => noGrad(bySegments))).toBeLessThan(0.6 * scores);
+  });
+
+  it('refuses targets and divisors that do not fit', () => {
+    const model = make();
+    const wrong = raises('BAD_ARGUMENT', () => model.inputs(ids, { targets: int64([[1]]) }));
+    expect(wrong.message).toContain('targets: expected shape [2, 8], received [1, 1]');
+    const floats = raises('BAD_ARGUMENT', () => model.inputs(ids, { targets: zeros([2, 8]) }));
+    expect(floats.message).toContain('targets: expected int64, received float32');
+    for (const options of [{ divisor: 2 }, { targets: ids, divisor: 0 }]) {
+      expect(raises('BAD_ARGUMENT', () => model.inputs(ids, options)).message).toContain(
+        'divisor: expected a number above',
+      );
     }
   });
 

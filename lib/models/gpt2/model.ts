@@ -1,20 +1,7 @@
 // GPT-2, whole: attention, MLP, block, and the language model around them, with the published parameter names.
-// Not here: configuration (config.ts), names and shapes without a model (plan.ts), files (hf.ts), generation
+// Not here: configuration (config.ts), what goes in and masks (inputs.ts), names and shapes without a model (plan.ts), files (hf.ts), generation
 // (../generate.ts). The model does not know whether it is distributed.
-import {
-  arange,
-  autocast,
-  type DType,
-  describe,
-  empty,
-  isIntegerDType,
-  noGrad,
-  ones,
-  ops,
-  ShardloopError,
-  scope,
-  Tensor,
-} from '../../core/index.js';
+import { autocast, type DType, describe, empty, ops, ShardloopError, scope, type Tensor } from '../../core/index.js';
 import { checkOptions } from '../../core/options.js';
 import {
   attention,
@@ -26,6 +13,7 @@ import {
   init,
   LayerNorm,
   Linear,
+  linearCrossEntropy,
   Module,
   type Segment,
   segment,
@@ -35,20 +23,9 @@ import {
 import { activation } from '../activations.js';
 import { KVCache } from '../kv-cache.js';
 import { attentionScale, GPT2_CONFIG_KEYS, type GPT2Config, gpt2Config } from './config.js';
+import { causal, type GPT2ForwardOptions, type GPT2InputOptions, gpt2Inputs, maskOf, targetsOf } from './inputs.js';
 
-/** What {@link GPT2LMHeadModel.forward} takes beside the ids. */
-export interface GPT2ForwardOptions {
-  /** Positions (B, T) int64. Default: 0, 1, ... from the cache's length on; with `documentIds`, from each document's start. */
-  readonly positionIds?: Tensor;
-  /** Which positions are text (1 or true) and which padding: (B, S) with S = cached positions + T. Default: all. */
-  readonly attentionMask?: Tensor;
-  /** For packed sequences (B, T) int64: a position attends only to positions of its own document. */
-  readonly documentIds?: Tensor;
-  /** Keys and values of earlier positions; those of `ids` are added. */
-  readonly cache?: KVCache;
-  /** Scores of the last n positions only: the logits are (B, n, V). Default: all. */
-  readonly keepLast?: number;
-}
+export type { GPT2ForwardOptions, GPT2InputOptions } from './inputs.js';
 
 /** Where and how a new model's parameters are made. */
 export interface GPT2Options {
@@ -120,11 +97,6 @@ function upcastAttention(
 
 function toFloat(x: Tensor): Tensor {
   return ops._to_copy(x, { dtype: 'float32' });
-}
-
-/** (T, S) of bool: query i of the last T positions sees key j when j <= S - T + i. */
-function causal(queries: number, keys: number, device: string): Tensor {
-  return ops.tril(ones([queries, keys], { dtype: 'bool', device }), { diagonal: keys - queries });
 }
 
 /** The two layers behind the attention. */
@@ -253,10 +225,8 @@ export class GPT2LMHeadModel extends Module {
 
   /** Scores of the next token: ids (B, T) int64 or int32 -> logits (B, T, V). Throws BAD_ARGUMENT beyond n_positions. */
   forward(ids: Tensor, options: GPT2ForwardOptions = {}): Tensor {
-    const [input, positions, mask = null] = this.inputs(ids, options);
-    const x = this.transformer.forward(input!, positions!, mask, options.cache ?? null); // (B, T, C)
+    const x = this.#hidden(ids, options); // (B, T, C)
     const T = ids.shape[1]!;
-    options.cache?.advance(T);
     const { keepLast: n = T } = options;
     if (!Number.isSafeInteger(n) || n < 1 || n > T) {
       throw new ShardloopError('BAD_ARGUMENT', `GPT-2: keepLast: expected 1 to ${T}, received ${describe(n)}`);
@@ -270,11 +240,28 @@ export class GPT2LMHeadModel extends Module {
    */
   loss(ids: Tensor, labels: Tensor, options: GPT2ForwardOptions = {}): Tensor {
     return scope(() => {
-      const logits = this.forward(ids, options); // (B, T, V)
-      const T = ids.shape[1]!;
-      const here = ops.slice(logits, { dim: 1, start: 0, end: T - 1 });
-      return crossEntropy(here, ops.slice(labels, { dim: 1, start: 1, end: T }));
+      const hidden = this.#hidden(ids, options); // (B, T, C)
+      const next = ops.slice(labels, { dim: 1, start: 1, end: ids.shape[1]! });
+      return this.#headLoss(hidden, ops.constant_pad_nd(next, [0, 1], { value: -100 }));
     });
+  }
+
+  #hidden(ids: Tensor, options: GPT2ForwardOptions): Tensor {
+    const [input, positions, mask = null] = this.inputs(ids, options);
+    const x = this.transformer.forward(input!, positions!, mask, options.cache ?? null);
+    options.cache?.advance(ids.shape[1]!);
+    return x; // (B, T, C)
+  }
+
+  /** The loss of targets (B, T) under the scores of hidden states, which stand as a whole only where the head is not plain. */
+  #headLoss(hidden: Tensor, targets: Tensor, divisor?: number): Tensor {
+    const head = this.lm_head;
+    if (head instanceof Linear && head.forward === Linear.prototype.forward && head.bias === null) {
+      return linearCrossEntropy(hidden, head.weight, targets, { divisor });
+    }
+    const logits = head.forward(hidden); // (B, T, V)
+    if (divisor === undefined) return crossEntropy(logits, targets);
+    return ops.div(crossEntropy(logits, targets, { reduction: 'sum' }), divisor);
   }
 
   /** The matrix that turns hidden states into scores; `all-linear` of LoRA leaves it out. */
@@ -289,92 +276,33 @@ export class GPT2LMHeadModel extends Module {
     return new KVCache({ layers, batch, heads, headSize: n_embd / heads, length, dtype, device });
   }
 
-  /** 'embedding' ([ids, positions, mask?] -> [x, mask?]), 'h.0', ..., 'head' ([x, mask?] -> [logits]). */
+  /**
+   * 'embedding' ([ids, positions, ...rest] -> [x, ...rest]), 'h.0', ..., 'head' ([x, ...rest] -> [logits], or where targets
+   * came in, [loss]: the sum over them divided by the divisor).
+   */
   override segments(): Segment[] {
     const { wte, wpe, drop, h, ln_f } = this.transformer;
     return [
-      segment('embedding', [wte, wpe, drop], ([ids, positions, ...mask]: Carry) => [
+      segment('embedding', [wte, wpe, drop], ([ids, positions, ...rest]: Carry) => [
         this.transformer.embed(ids!, positions!),
-        ...mask,
+        ...rest,
       ]),
       ...h.map((block, i) =>
-        segment(`h.${i}`, [block], ([x, ...mask]: Carry) => [block.forward(x!, mask[0] ?? null), ...mask]),
+        segment(`h.${i}`, [block], ([x, ...rest]: Carry) => [block.forward(x!, maskOf(rest)), ...rest]),
       ),
-      segment('head', [ln_f, this.lm_head], ([x]: Carry) => [this.lm_head.forward(ln_f.forward(x!))]),
+      segment('head', [ln_f, this.lm_head], ([x, ...rest]: Carry) => {
+        const hidden = ln_f.forward(x!); // (B, T, C)
+        const wanted = targetsOf(rest);
+        return [wanted ? this.#headLoss(hidden, wanted.targets, wanted.divisor) : this.lm_head.forward(hidden)];
+      }),
     ];
   }
 
-  /** The carry of the first segment, checked: ids (B, T), positions (B, T) or (1, T), and a mask (B, 1, T, S) if needed. */
-  inputs(ids: Tensor, options: GPT2ForwardOptions = {}): Carry {
-    const { positionIds, attentionMask, documentIds, cache } = options;
-    if (!(ids instanceof Tensor) || ids.ndim !== 2 || !isIntegerDType(ids.dtype)) {
-      const received = ids instanceof Tensor ? `a ${ids.dtype} tensor [${ids.shape.join(', ')}]` : describe(ids);
-      throw new ShardloopError('BAD_ARGUMENT', `GPT-2: expected ids as int64 (B, T), received ${received}`);
-    }
-    const [B, T] = ids.shape as [number, number];
-    if (ids.numel === 0) {
-      throw new ShardloopError(
-        'BAD_ARGUMENT',
-        `GPT-2: expected at least one token, received ids of shape [${B}, ${T}]`,
-      );
-    }
-    const past = cache?.length ?? 0;
-    if (past + T > this.config.n_positions) {
-      throw new ShardloopError(
-        'BAD_ARGUMENT',
-        `GPT-2: expected at most n_positions = ${this.config.n_positions} positions, received ${past + T}; cut the sequence`,
-      );
-    }
-    expectShape('positionIds', positionIds, [B, T]);
-    expectShape('attentionMask', attentionMask, [B, past + T]);
-    expectShape('documentIds', documentIds, [B, T]);
-    if (documentIds !== undefined && cache !== undefined) {
-      throw new ShardloopError('BAD_ARGUMENT', 'GPT-2: documentIds cannot be used together with a cache');
-    }
-    return noGrad(() =>
-      scope(() => {
-        const positions = positionIds ?? this.#positions(past, T, ids.device, documentIds);
-        if (attentionMask === undefined && documentIds === undefined) return [ids, positions];
-        return [ids, positions, attentionMaskOf(past, T, ids.device, attentionMask, documentIds)];
-      }),
-    );
+  /**
+   * The carry of the first segment, checked: ids (B, T), positions (B, T) or (1, T), a mask (B, 1, T, S) if needed, and with
+   * targets these and their divisor.
+   */
+  inputs(ids: Tensor, options: GPT2InputOptions = {}): Carry {
+    return gpt2Inputs(ids, options, this.config.n_positions);
   }
-
-  #positions(past: number, T: number, device: string, documentIds?: Tensor): Tensor {
-    const steps = ops.unsqueeze(arange(past, past + T, 1, { dtype: 'int64', device }), 0); // (1, T)
-    if (documentIds === undefined || T < 2) return steps;
-    const before = ops.slice(documentIds, { dim: 1, start: 0, end: T - 1 });
-    const begins = ops.ne(ops.slice(documentIds, { dim: 1, start: 1, end: T }), before); // (B, T - 1)
-    const starts = ops.mul(ops.constant_pad_nd(ops._to_copy(begins, { dtype: 'int64' }), [1, 0]), steps); // (B, T)
-    return ops.sub(steps, ops.cummax(starts, 1)[0]); // (B, T)
-  }
-}
-
-function expectShape(name: string, t: Tensor | undefined, shape: number[]): void {
-  if (t === undefined || t.shape.join() === shape.join()) return;
-  throw new ShardloopError(
-    'BAD_ARGUMENT',
-    `GPT-2: ${name}: expected shape [${shape.join(', ')}], received [${t.shape.join(', ')}]`,
-  );
-}
-
-/**
- * (B, 1, T, S) of bool: which keys a query sees. Every query sees itself, padding too: a row that saw nothing would be
- * NaN, and NaN would reach the gradients.
- */
-function attentionMaskOf(past: number, T: number, device: string, padding?: Tensor, documents?: Tensor): Tensor {
-  const S = past + T;
-  let allowed = ops.view(causal(T, S, device), [1, 1, T, S]);
-  if (padding !== undefined) {
-    allowed = ops.logical_and(allowed, ops.unsqueeze(ops.unsqueeze(ops.ne(padding, 0), 1), 2)); // (B, 1, T, S)
-  }
-  if (documents !== undefined) {
-    const same = ops.eq(ops.unsqueeze(documents, 2), ops.unsqueeze(documents, 1)); // (B, T, T)
-    allowed = ops.logical_and(allowed, ops.unsqueeze(same, 1));
-  }
-  const self = ops.eq(
-    ops.unsqueeze(arange(past, S, 1, { device }), 1), // (T, 1)
-    ops.unsqueeze(arange(0, S, 1, { device }), 0), // (1, S)
-  );
-  return ops.logical_or(allowed, self);
 }
