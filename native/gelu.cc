@@ -1,6 +1,6 @@
 // shardloop::gelu_tanh: GELU by its tanh approximation on the CPU, with one exponential an element where libtorch's
 // takes a hyperbolic tangent. lib/nn/activations.ts has the reference beside it, libtorch's gelu.
-#include "kernels/gelu.h"
+#include "gelu.h"
 
 #include <ATen/Functions.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -8,6 +8,7 @@
 
 #include "cpu_level.h"
 #include "error.h"
+#include "kernels/gelu.h"
 #include "optimizer_lists.h"
 #include "parallel.h"
 
@@ -73,30 +74,35 @@ Tensor forward_on_meta(const Tensor& x) { return at::empty(x.sizes(), x.options(
 
 Tensor backward_on_meta(const Tensor&, const Tensor& x) { return forward_on_meta(x); }
 
-Tensor call_forward(const Tensor& x) {
+}  // namespace
+
+Tensor gelu_tanh_forward(const Tensor& x) {
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("shardloop::gelu_tanh_forward", "").typed<Tensor(const Tensor&)>();
   return op.call(x);
 }
 
-Tensor call_backward(const Tensor& gradient, const Tensor& x) {
+Tensor gelu_tanh_backward(const Tensor& gradient, const Tensor& x) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("shardloop::gelu_tanh_backward", "")
                              .typed<Tensor(const Tensor&, const Tensor&)>();
   return op.call(gradient, x);
 }
 
+namespace {
+
 struct Gelu : torch::autograd::Function<Gelu> {
   static Tensor forward(AutogradContext* context, const Tensor& x) {
     at::AutoDispatchBelowADInplaceOrView below;
     context->save_for_backward({x});
-    return call_forward(x);
+    return gelu_tanh_forward(x);
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const Tensor x = context->get_saved_variables()[0];
     // libtorch's backward can be differentiated again.
-    return {at::GradMode::is_enabled() ? at::gelu_backward(gradients[0], x, "tanh") : call_backward(gradients[0], x)};
+    return {at::GradMode::is_enabled() ? at::gelu_backward(gradients[0], x, "tanh")
+                                       : gelu_tanh_backward(gradients[0], x)};
   }
 };
 

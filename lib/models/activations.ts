@@ -29,6 +29,11 @@ const ACTIVATIONS: Readonly<Record<string, (x: Tensor) => Tensor>> = {
   linear: (x) => x,
 };
 
+/** Whether a name stands for GELU by its tanh approximation. */
+export function isTanhGelu(name: string): boolean {
+  return /^gelu_(new|fast|accurate|pytorch_tanh|python_tanh)$/.test(name);
+}
+
 /** The names that {@link activation} knows. */
 export const ACTIVATION_NAMES: readonly string[] = Object.keys(ACTIVATIONS);
 

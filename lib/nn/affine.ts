@@ -1,7 +1,8 @@
 // The affine map behind Linear, Conv1D and LoRA: libtorch's, or a kernel of our own: for few rows without gradients, as
 // generation has them, one that reads the weights at the speed of memory; for many rows in half precision, one that
-// multiplies in float32 where the processor is faster so.
-import { call, isAutocastEnabled, isGradEnabled, ops, type Tensor } from '../core/index.js';
+// multiplies in float32 where the processor is faster so. Behind a GELU, one that keeps the GELU's input alone.
+import { call, isAutocastEnabled, isGradEnabled, ops, scope, type Tensor } from '../core/index.js';
+import { gelu } from './activations.js';
 import { hasKernel } from './fused.js';
 
 /** Beyond this many rows libtorch's products win. */
@@ -24,6 +25,19 @@ export function affine(x: Tensor, weight: Tensor, bias: Tensor | null, options: 
     return call('shardloop::linear', x, rows, bias) as Tensor; // libtorch's, unless the processor multiplies float32 faster
   }
   return ops.linear(x, rows, { bias });
+}
+
+/**
+ * {@link affine} of `gelu(x)`, by the tanh approximation. In training on the CPU the backward computes `gelu(x)` again instead of
+ * keeping it; `fused: false` is the composition of both, which is the reference.
+ */
+export function geluAffine(x: Tensor, weight: Tensor, bias: Tensor | null, options: AffineOptions): Tensor {
+  const { across, fused = true } = options;
+  const records = isGradEnabled() && weight.requiresGrad; // else gelu(x) is not kept
+  if (fused && records && hasKernel(x) && weight.dtype === x.dtype && !isAutocastEnabled()) {
+    return scope(() => call('shardloop::gelu_linear', x, across ? ops.t(weight) : weight, bias) as Tensor);
+  }
+  return scope(() => affine(gelu(x, { approximate: 'tanh', fused }), weight, bias, options));
 }
 
 function takesKernel(x: Tensor, weight: Tensor, bias: Tensor | null): boolean {

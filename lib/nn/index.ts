@@ -1,7 +1,7 @@
 // The names of `nn`, as in `import { nn } from 'shardloop'`.
 export { GELU, type GeluApproximation, type GeluOptions, gelu, SiLU, silu } from './activations.js';
 export { type AdapterLayer, isAdapterLayer } from './adapter.js';
-export { type AffineOptions, affine } from './affine.js';
+export { type AffineOptions, affine, geluAffine } from './affine.js';
 export {
   type AttentionOptions,
   attention,

@@ -65,6 +65,11 @@ const CASES: [string, unknown[], RegExp][] = [
   ['cached_attention', [packed, held().to({ dtype: 'bfloat16' }), held(), 0, null, 1], /one dtype/],
   ['cached_attention', [packed, shared, shared, 0, null, 1], /own memory/],
   ['cached_attention', [packed, held(), held(), 0, rows, 1], /mask of bool/],
+  ['gelu_linear', [logits, randn([5, 3]), null], /weight \(M, K\)/],
+  ['gelu_linear', [logits, randn([5, 4]), randn([4])], /bias \(M\)/],
+  ['gelu_linear', [logits, halved(randn([5, 4])), null], /one dtype/],
+  ['gelu_linear', [logits, meta(randn([5, 4])), null], /one device/],
+  ['gelu_linear', [randn([]), randn([5, 4]), null], /x \(\.\.\., K\)/],
   ['gelu_tanh', [labels], /float32, bfloat16 or float16/],
   ['gelu_tanh_backward', [randn([2]), rows], /x's shape/],
 ];

@@ -206,6 +206,21 @@ describe('forward', () => {
     expect(peak(() => noGrad(bySegments))).toBeLessThan(0.6 * scores);
   });
 
+  it('keeps what its GELU gives only where another function stands in its place', () => {
+    const kept = (activation_function: string) => {
+      const model = make({ activation_function, n_inner: 1024 });
+      return scope(() => {
+        const before = memory.allocatorStats('cpu').allocated;
+        model.forward(ids);
+        return memory.allocatorStats('cpu').allocated - before;
+      });
+    };
+    const output = 2 * 16 * 1024 * 4; // of two layers
+    for (const name of ['gelu_new', 'gelu_fast', 'gelu_pytorch_tanh']) {
+      expect(kept('gelu') - kept(name)).toBeGreaterThan(0.9 * output);
+    }
+  });
+
   it('refuses targets and divisors that do not fit', () => {
     const model = make();
     const wrong = raises('BAD_ARGUMENT', () => model.inputs(ids, { targets: int64([[1]]) }));

@@ -10,6 +10,7 @@ import {
   crossEntropy,
   Dropout,
   Embedding,
+  geluAffine,
   init,
   LayerNorm,
   Linear,
@@ -20,7 +21,7 @@ import {
   selfAttention,
   type UnaryModule,
 } from '../../nn/index.js';
-import { activation } from '../activations.js';
+import { activation, isTanhGelu } from '../activations.js';
 import { KVCache } from '../kv-cache.js';
 import { attentionScale, GPT2_CONFIG_KEYS, type GPT2Config, gpt2Config } from './config.js';
 import { causal, type GPT2ForwardOptions, type GPT2InputOptions, gpt2Inputs, maskOf, targetsOf } from './inputs.js';
@@ -105,6 +106,7 @@ export class GPT2MLP extends Module {
   c_proj: UnaryModule;
   dropout: Dropout;
   readonly #activation: (x: Tensor) => Tensor;
+  readonly #isTanhGelu: boolean;
 
   constructor(config: GPT2Config) {
     super();
@@ -113,10 +115,18 @@ export class GPT2MLP extends Module {
     this.c_proj = new Conv1D({ in: inner, out: config.n_embd, device: 'meta' });
     this.dropout = new Dropout(config.resid_pdrop);
     this.#activation = activation(config.activation_function);
+    this.#isTanhGelu = isTanhGelu(config.activation_function);
   }
 
   forward(x: Tensor): Tensor {
-    return this.dropout.forward(this.c_proj.forward(this.#activation(this.c_fc.forward(x)))); // (B, T, C)
+    return this.dropout.forward(this.#project(this.c_fc.forward(x))); // (B, T, C)
+  }
+
+  #project(x: Tensor): Tensor {
+    const { c_proj } = this;
+    const isPlain = c_proj instanceof Conv1D && c_proj.forward === Conv1D.prototype.forward;
+    if (isPlain && this.#isTanhGelu) return geluAffine(x, c_proj.weight, c_proj.bias, { across: true });
+    return c_proj.forward(this.#activation(x));
   }
 }
 
