@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "error.h"
+#include "large_blocks.h"
 #include "work_count.h"
 
 namespace shardloop {
@@ -127,7 +128,13 @@ int64_t counted_size(void* block) {
   return size > 2 * kLargestKept ? static_cast<int64_t>(size) : 0;
 }
 
+void free_large(void* block) {
+  cpu_counter.subtract(static_cast<int64_t>(large_size(block)));
+  give_large(block);
+}
+
 void free_counted(void* block) {
+  if (large_size(block) > 0) return free_large(block);
   cpu_counter.subtract(counted_size(block));
   c10::free_cpu(block);
 }
@@ -158,7 +165,7 @@ class GuardedAllocator final : public c10::Allocator {
   c10::DataPtr allocate(size_t bytes) override {
     if (bytes - 1 < kLargestKept) return small_block(bytes);  // 0 goes to libtorch
     if (bytes >= kAskFrom) {
-      const size_t available = available_memory();
+      const size_t available = available_memory() + idle_large();
       if (bytes > available) {
         throw Error("OUT_OF_MEMORY", "Expected an allocation within the " + std::to_string(available >> 20) +
                                          " MiB that are available, received a request for " +
@@ -166,9 +173,15 @@ class GuardedAllocator final : public c10::Allocator {
                                          " MiB. Use smaller tensors, a smaller batch, or a machine with more memory.");
       }
     }
+    if (bytes > 2 * kLargestKept) count_block(static_cast<int64_t>(bytes));
+    if (bytes >= kLargeFrom) {
+      if (void* block = take_large(bytes)) {
+        cpu_counter.add(static_cast<int64_t>(large_size(block)));
+        return {block, block, &free_large, c10::Device(c10::DeviceType::CPU)};
+      }
+    }
     void* block = c10::alloc_cpu(bytes);
     cpu_counter.add(counted_size(block));
-    if (bytes > 2 * kLargestKept) count_block(static_cast<int64_t>(bytes));
     return {block, block, &free_counted, c10::Device(c10::DeviceType::CPU)};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &free_counted; }
@@ -199,6 +212,7 @@ TORCH_LIBRARY_FRAGMENT(shardloop, m) {
     counter.peak.store(counter.live.load());
   });
   m.def("trim_memory() -> ()", [] {
+    trim_large();
 #ifdef __APPLE__
     malloc_zone_pressure_relief(nullptr, 0);
 #else
