@@ -53,7 +53,7 @@ export function writePartInBackground(
     };
     worker.once('message', (message: FromWriteThread) => {
       ended(() => giveBack(worker));
-      if ('sha256' in message) resolve(message);
+      if ('crc32' in message) resolve(message);
       else reject(Object.assign(new Error(message.error), { code: message.code }));
     });
     worker.once('error', (error) => ended(() => reject(error)));

@@ -4,11 +4,12 @@ import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { readFile, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
+import { crc32 } from 'node:zlib';
 import { empty, noGrad, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
 import { exists } from './atomic.js';
 import { type Json, listCheckpoints, type Manifest, RESULT } from './checkpoint.js';
 import { type CheckpointIndex, decodeIndex, indexOfFile, type LogicalTensor, numelOf } from './checkpoint-index.js';
-import { readSafetensors, type SafetensorsFile, type WrittenFile } from './safetensors.js';
+import { readSafetensors, type SafetensorsFile } from './safetensors.js';
 import type { TensorSpec } from './safetensors-header.js';
 
 /** An open checkpoint. */
@@ -68,6 +69,8 @@ export async function openCheckpoint(path: string, options: OpenCheckpointOption
   const result = names.filter((name) => name.startsWith(`${RESULT}/`)).map((name) => name.slice(RESULT.length + 1));
   return new OpenCheckpoint({ path, step, state, result, index }, opened);
 }
+
+type ManifestFile = Manifest['files'][string];
 
 /** Format 1: the name of a file is the name of its group. */
 function indexOfGroups(files: ReadonlyMap<string, SafetensorsFile>): CheckpointIndex {
@@ -218,22 +221,30 @@ async function readManifest(path: string): Promise<Manifest> {
     );
   }
   const manifest = JSON.parse(text) as Manifest;
-  if (manifest.format !== 1 && manifest.format !== 2)
-    throw damaged(path, `expected format 1 or 2, received ${String(manifest.format)}; use a newer shardloop`);
+  if (![1, 2, 3].includes(manifest.format))
+    throw damaged(path, `expected format 1, 2 or 3, received ${String(manifest.format)}; use a newer shardloop`);
   return manifest;
 }
 
-async function checkSize(path: string, expected: WrittenFile): Promise<void> {
+async function checkSize(path: string, expected: ManifestFile): Promise<void> {
   const stats = await stat(path).catch(() => null);
   if (stats === null) throw damaged(path, `expected a file of ${expected.bytes} bytes, it is missing`);
   if (stats.size !== expected.bytes) throw damaged(path, `expected ${expected.bytes} bytes, received ${stats.size}`);
 }
 
-async function checkSum(path: string, expected: WrittenFile): Promise<void> {
-  const hash = createHash('sha256');
-  for await (const chunk of createReadStream(path, { highWaterMark: 4 << 20 })) hash.update(chunk as Buffer);
-  if (hash.digest('hex') !== expected.sha256)
-    throw damaged(path, 'its content is not what was written (SHA-256 differs)');
+async function checkSum(path: string, expected: ManifestFile): Promise<void> {
+  const chunks = createReadStream(path, { highWaterMark: 4 << 20 }) as AsyncIterable<Buffer>;
+  if ('sha256' in expected) {
+    const hash = createHash('sha256');
+    for await (const chunk of chunks) hash.update(chunk);
+    if (hash.digest('hex') === expected.sha256) return;
+  } else {
+    let sum = 0;
+    for await (const chunk of chunks) sum = crc32(chunk, sum);
+    if (sum === expected.crc32) return;
+  }
+  const kind = 'sha256' in expected ? 'SHA-256' : 'CRC-32';
+  throw damaged(path, `its content is not what was written (${kind} differs)`);
 }
 
 function damaged(path: string, what: string, cause?: unknown): ShardloopError {

@@ -7,14 +7,15 @@
 //                 index.json              of every tensor its dtype, shape, and which elements lie in which file
 //                 state.json              schedule, data position, and whatever else is JSON
 //                 result/                 the result of the run but for the weights: configuration, tokenizer
-//                 manifest.json           step, and of every other file its size and SHA-256
+//                 manifest.json           step, and of every other file its size and CRC-32
 //                 COMMITTED               the SHA-256 of manifest.json; written last
 // The folder is filled under a temporary name and renamed, so the marker is there in every folder of this name, unless
-// somebody copied half of one. One process begins the folder, every writer adds its part, one process commits. (Format 1,
-// of older versions, has a file for each group instead of parts and an index.)
+// somebody copied half of one. One process begins the folder, every writer adds its part, one process commits. (Older
+// versions: format 2 has SHA-256 of every file, format 1 also a file for each group instead of parts and an index.)
 import { createHash } from 'node:crypto';
 import { readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
+import { crc32 } from 'node:zlib';
 import { describe, ShardloopError, type Tensor } from '../core/index.js';
 import { cleanLeftovers, exists, PendingFolder, removeFolderAtomic } from './atomic.js';
 import { encodeIndex, joinRanges, type WrittenRange } from './checkpoint-index.js';
@@ -69,9 +70,10 @@ export interface PartPlan {
 }
 
 export interface Manifest {
-  readonly format: 1 | 2;
+  readonly format: 1 | 2 | 3;
   readonly step: number;
-  readonly files: Readonly<Record<string, WrittenFile>>;
+  /** By name; the sum's kind is its key. Before format 3 it was a SHA-256, in hexadecimal. */
+  readonly files: Readonly<Record<string, WrittenFile | { readonly bytes: number; readonly sha256: string }>>;
 }
 
 const NAME = /^checkpoint-(\d+)$/;
@@ -127,7 +129,7 @@ export async function commitCheckpoint(
   try {
     checkJson(state, 'state');
     const files: Record<string, WrittenFile> = {};
-    for (const { file, bytes, sha256 } of receipts) {
+    for (const { file, bytes, crc32 } of receipts) {
       const found = await stat(join(folder, file)).catch(() => null);
       if (found?.size !== bytes) {
         const received = found === null ? 'it is not there' : `it has ${found.size}`;
@@ -136,7 +138,7 @@ export async function commitCheckpoint(
           `${join(folder, file)}: expected the ${bytes} bytes that its writer wrote, ${received}; the folder of checkpoints must be one that all hosts share`,
         );
       }
-      files[file] = { bytes, sha256 };
+      files[file] = { bytes, crc32 };
     }
     const index = encodeIndex(
       joinRanges(
@@ -153,9 +155,9 @@ export async function commitCheckpoint(
         files[`${RESULT}/${name}`] = sumOf(await readFile(join(folder, RESULT, name)));
       }
     }
-    const manifest: Manifest = { format: 2, step, files };
-    const { sha256 } = await writeText(join(folder, 'manifest.json'), JSON.stringify(manifest, null, 2));
-    await writeText(join(folder, 'COMMITTED'), `${sha256}\n`);
+    const manifest = JSON.stringify({ format: 3, step, files } satisfies Manifest, null, 2);
+    await writeText(join(folder, 'manifest.json'), manifest);
+    await writeText(join(folder, 'COMMITTED'), `${createHash('sha256').update(manifest).digest('hex')}\n`);
   } catch (error) {
     await pending.abort();
     throw error;
@@ -202,7 +204,7 @@ async function writeText(path: string, text: string): Promise<WrittenFile> {
 }
 
 function sumOf(bytes: Uint8Array): WrittenFile {
-  return { bytes: bytes.byteLength, sha256: createHash('sha256').update(bytes).digest('hex') };
+  return { bytes: bytes.byteLength, crc32: crc32(bytes) };
 }
 
 /** Removes the oldest complete checkpoints of a folder beyond a limit. */

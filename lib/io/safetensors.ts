@@ -112,10 +112,10 @@ async function readExactly(file: FileHandle, position: number, length: number): 
   return buffer.subarray(0, done);
 }
 
-/** What was written: the size of the file and the SHA-256 of its bytes, in hexadecimal. */
+/** What was written: the size of the file and the CRC-32 of its bytes (that of zlib and PNG). */
 export interface WrittenFile {
   readonly bytes: number;
-  readonly sha256: string;
+  readonly crc32: number;
 }
 
 /** A tensor that is made piece by piece while it is written, so that it need never be whole in memory. */
@@ -142,18 +142,18 @@ export async function writeSafetensors(
   for (const [name, t] of tensors) refuseReleased(name, t);
   const header = encodeHeader(tensors, metadata);
   const bytes = header.bytes.byteLength + header.dataBytes;
-  let sha256 = '';
+  let crc32 = 0;
   await writeFileAtomic(path, async (file) => {
     const stream = new SummedStream(file, bytes);
     try {
       await stream.putBytes(header.bytes);
       for (const name of header.names) await writeTensor(tensors.get(name)!, stream);
-      sha256 = await stream.end();
+      crc32 = await stream.end();
     } finally {
       await stream.dispose();
     }
   });
-  return { bytes, sha256 };
+  return { bytes, crc32 };
 }
 
 /** A sharded parameter has a shape but no memory outside of its segment's turn. */

@@ -2,8 +2,8 @@
 // is written, on another thread, its sum is computed here and the other one is filled. What was written is sent to the disk
 // as it goes, so that the sync at the end finds little to do. What is summed is what is written, whatever becomes of the
 // memory that it was copied from.
-import { createHash } from 'node:crypto';
 import type { FileHandle } from 'node:fs/promises';
+import { crc32 } from 'node:zlib';
 import { dtypeBytes, empty, keep, noGrad, ops, scope, type Tensor } from '../core/index.js';
 import { writeAll } from './atomic.js';
 
@@ -24,11 +24,11 @@ interface Buffer {
 /** States: open -> ended (by end(), or with the file still short of something by dispose()). The handle is the caller's. */
 export class SummedStream {
   readonly #file: FileHandle;
-  readonly #hash = createHash('sha256');
   readonly #capacity: number;
   /** The one that is being filled, and the one that is written or free. */
   #buffers: [Buffer, Buffer];
   #filled = 0;
+  #sum = 0;
   #unsynced = 0;
   #writing: Promise<void> = Promise.resolve();
   #syncing: Promise<void> | null = null;
@@ -70,13 +70,13 @@ export class SummedStream {
     }
   }
 
-  /** Waits until all is written. Resolves with the SHA-256 in hexadecimal. Throws what a write failed with. */
-  async end(): Promise<string> {
+  /** Waits until all is written. Resolves with the CRC-32. Throws what a write failed with. */
+  async end(): Promise<number> {
     await this.#flush();
     await this.#writing;
     await this.#syncing;
     if (this.#failed !== undefined) throw this.#failed;
-    return this.#hash.digest('hex');
+    return this.#sum;
   }
 
   /** Lets go of the buffers, when nothing is on its way any more. */
@@ -97,7 +97,7 @@ export class SummedStream {
     this.#startSync();
     this.#writing = writeAll(this.#file, bytes);
     this.#writing.catch(() => {}); // the next flush throws it
-    this.#hash.update(bytes);
+    this.#sum = crc32(bytes, this.#sum);
     this.#unsynced += bytes.byteLength;
     this.#buffers = [other, full];
     this.#filled = 0;

@@ -1,5 +1,5 @@
 // Checkpoints of several writers: any elements back from whichever files hold them, what does not fit together is refused,
-// parts written in the background, and format 1.
+// parts written in the background, and older formats.
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { copyFile, mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -18,7 +18,7 @@ import {
   writePartInBackground,
   writeSafetensors,
 } from '../../lib/io/index.js';
-import { toFormat1 } from './format1.js';
+import { toFormat1, toFormat2 } from './older-formats.js';
 
 let dir: string;
 beforeEach(async () => {
@@ -142,6 +142,19 @@ describe('a checkpoint of several writers', () => {
     expect([checkpoint.step, checkpoint.state, checkpoint.groups]).toEqual([3, { epoch: 1 }, ['model', 'optimizer']]);
     expect(values(checkpoint.elements('model', 'w', 1, 3))).toEqual([2, 3]);
     expect(checkpoint.specs('model').get('w')).toMatchObject({ dtype: 'float32', shape: [2, 2] });
+  });
+});
+
+describe('format 2', () => {
+  it('is read alike, and its SHA-256 are compared', async () => {
+    const path = await write(groups(['w', part(0, 6)]), groups(['w', part(6, 12)]));
+    toFormat2(path);
+    expect(values((await openCheckpoint(path)).elements('model', 'w', 4, 8))).toEqual([4, 5, 6, 7]);
+    const file = join(path, 'part-00001.safetensors');
+    const bytes = readFileSync(file);
+    bytes[bytes.length - 3]! ^= 1;
+    writeFileSync(file, bytes);
+    await expect(openCheckpoint(path)).rejects.toThrow(/part-00001.*not what was written \(SHA-256 differs\)/);
   });
 });
 

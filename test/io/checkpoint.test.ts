@@ -115,6 +115,25 @@ describe('a damaged checkpoint is refused by name', () => {
     await expect(failure).rejects.toThrow(message);
   });
 
+  it('any byte of any file is another', async () => {
+    const path = await saveCheckpoint(dir, 3, content());
+    for (const name of await readdir(path)) {
+      const bytes = await readFile(join(path, name));
+      for (let i = 0; i < bytes.byteLength; i++) {
+        bytes[i]! ^= 1 << i % 7;
+        await writeFile(join(path, name), bytes);
+        const code = await openCheckpoint(path).then(
+          () => 'opened',
+          (error: { code: string }) => error.code,
+        );
+        expect(code, `byte ${i} of ${name}`).toBe('BAD_CHECKPOINT');
+        bytes[i]! ^= 1 << i % 7;
+      }
+      await writeFile(join(path, name), bytes);
+    }
+    await openCheckpoint(path);
+  });
+
   it('a part comes from another checkpoint', async () => {
     const one = await saveCheckpoint(dir, 1, content(1));
     const two = await saveCheckpoint(dir, 2, content(2));

@@ -1,10 +1,10 @@
-// safetensors files between here and Python's library, both ways, every dtype that both have.
-import { mkdtempSync, rmSync } from 'node:fs';
+// safetensors files between here and Python's library, both ways, every dtype that both have; the sums of checkpoints.
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, it } from 'vitest';
 import { type DType, ops, type Tensor, tensor } from '../../lib/core/index.js';
-import { readSafetensors, writeSafetensors } from '../../lib/io/index.js';
+import { readSafetensors, saveCheckpoint, writeSafetensors } from '../../lib/io/index.js';
 import { type HostTensor, python, toHost } from './python.js';
 
 const root = mkdtempSync(join(tmpdir(), 'shardloop-safetensors-'));
@@ -62,4 +62,15 @@ it('written there reads here, to the bit', async () => {
   expect(file.metadata).toEqual({ a: 'b' });
   expect([...file.names].sort()).toEqual([...host.keys()].sort());
   for (const [name, t] of host) expectSame(toHost(file.tensor(name)), t);
+});
+
+it('the sums of a checkpoint are those of zlib', async () => {
+  const large = ops.randint(0, 256, [(5 << 20) + 3], { dtype: 'uint8' });
+  const tensors = { model: samples(), large: new Map([['t', large]]) };
+  const path = await saveCheckpoint(root, 1, { tensors, state: { note: '☃' } });
+  const { files } = JSON.parse(readFileSync(join(path, 'manifest.json'), 'utf8'));
+  const names = Object.keys(files);
+  expect(names).toContain('part-00000.safetensors');
+  const { value } = await python('safetensors_files', { do: 'crc32', paths: names.map((name) => join(path, name)) });
+  expect(names.map((name) => files[name].crc32)).toEqual(value);
 });

@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { consolidate } from '../../lib/train/index.js';
 import { inProcess, shardloop } from '../cli/run.js';
 import { runRanks } from '../dist/ranks.js';
-import { toFormat1 } from '../io/format1.js';
+import { toFormat1 } from '../io/older-formats.js';
 import { makeTiny, type Tiny, tune } from './tiny.js';
 
 let tiny: Tiny;
