@@ -38,19 +38,27 @@ export async function checkpoint(json: boolean): Promise<Report> {
     const times = { save: [] as number[], plain: [] as number[], alone: [] as number[], beside: [] as number[] };
     await ranks.run('plain');
     await ranks.run('save');
+    let steps = 0;
+    const beside = async () => {
+      let sum = await ranks.run(`begin ${THROTTLE}`);
+      for (steps = 0; (await ranks.run('busy')) > 0; steps++) sum += await ranks.run('step 1');
+      return sum / steps;
+    };
+    const alone = async () => {
+      let sum = 0;
+      for (let i = 0; i < steps; i++) sum += await ranks.run('step 1');
+      return sum / steps;
+    };
+    await beside(); // starts the thread, which stays
     for (let round = 0; round < ROUNDS; round++) {
       for (let pair = 0; pair < PAIRS; pair++) {
         times.plain.push(await ranks.run('plain'));
         times.save.push(await ranks.run('save'));
       }
-      // As many steps without a save as beside one, of which the first bears the copy.
-      const copy = await ranks.run(`begin ${THROTTLE}`);
-      let [beside, steps] = [copy, 0];
-      for (; (await ranks.run('busy')) > 0; steps++) beside += await ranks.run('step 1');
-      times.beside.push(beside / steps);
-      let alone = 0;
-      for (let i = 0; i < steps; i++) alone += await ranks.run('step 1');
-      times.alone.push(alone / steps);
+      // As many steps without a save as beside one, of which the first bears the copy; now these first, now those.
+      if (round % 2 === 0) times.beside.push(await beside());
+      times.alone.push(await alone());
+      if (round % 2 === 1) times.beside.push(await beside());
     }
     ranks.close();
     const timings = Object.entries(times).map(([name, values]) => summarize(name, values));

@@ -1,6 +1,7 @@
 // The export table of the addon and nothing else. lib/core/binding.ts holds the types.
 #include <napi.h>
 
+#include "array_pages.h"
 #include "async_work.h"
 #include "autograd_function.h"
 #include "cuda_library.h"
@@ -75,6 +76,8 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   add("stats", guarded<stats>);
   add("fromArray", guarded<from_array>);
   add("readSync", guarded<read_sync>);
+  add("readInto", guarded<read_into>);
+  add("arrayPages", guarded<array_pages>);
   add("read", guarded<read_async>);
   add("view", guarded<view>);
   add("shape", guarded<shape>);

@@ -232,6 +232,22 @@ Napi::Value read_sync(const Napi::CallbackInfo& info, Environment& environment) 
   return typed_array(info.Env(), out, buffer, tensor.numel());
 }
 
+// The bytes as they are, into an array that the caller has.
+Napi::Value read_into(const Napi::CallbackInfo& info, Environment& environment) {
+  const at::Tensor& tensor = tensor_argument(info, environment);
+  check_readable(tensor);
+  if (!info[1].IsTypedArray() || info[1].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
+    throw Error("BAD_ARGUMENT", "Expected a Uint8Array to read into.");
+  auto into = info[1].As<Napi::Uint8Array>();
+  const at::Tensor dense = dense_on_cpu(tensor, {napi_uint8_array, tensor.scalar_type()});
+  if (dense.nbytes() > into.ByteLength()) {
+    throw Error("BAD_ARGUMENT", "Expected room for " + std::to_string(dense.nbytes()) + " bytes, received " +
+                                    std::to_string(into.ByteLength()) + ".");
+  }
+  if (dense.nbytes()) std::memcpy(into.Data(), dense.const_data_ptr(), dense.nbytes());
+  return info.Env().Undefined();
+}
+
 Napi::Value read_async(const Napi::CallbackInfo& info, Environment& environment) {
   const at::Tensor& tensor = tensor_argument(info, environment);
   check_readable(tensor);

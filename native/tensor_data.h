@@ -8,6 +8,7 @@ namespace shardloop {
 
 Napi::Value from_array(const Napi::CallbackInfo& info, Environment& environment);
 Napi::Value read_sync(const Napi::CallbackInfo& info, Environment& environment);
+Napi::Value read_into(const Napi::CallbackInfo& info, Environment& environment);
 Napi::Value read_async(const Napi::CallbackInfo& info, Environment& environment);
 Napi::Value view(const Napi::CallbackInfo& info, Environment& environment);
 

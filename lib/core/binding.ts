@@ -69,6 +69,8 @@ export interface Native {
   storageBytes(handle: Handle): number;
   fromArray(array: TypedArray, dtype: string, shape: number[]): Handle;
   readSync(handle: Handle, bits: boolean): TypedArray;
+  readInto(handle: Handle, into: Uint8Array): void;
+  arrayPages(array: Uint8Array, page: number): number;
   read(handle: Handle, bits: boolean): Promise<TypedArray>;
   view(handle: Handle): TypedArray;
   attachBackward(

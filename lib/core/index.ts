@@ -1,6 +1,7 @@
 // The names of core, for the floors above it; lib/index.ts says which of them are public. Not here: any code.
 
 export { type BackwardOptions, backward, type GradOptions, grad } from './backward.js';
+export { alignedBytes, readBytes } from './bytes.js';
 export { call, type OpArgument, opSchemas } from './call.js';
 export { customFunction, type FunctionContext, type FunctionDefinition } from './custom-function.js';
 export {

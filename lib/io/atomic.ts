@@ -18,11 +18,12 @@ function temporaryName(target: string, kind: 'tmp' | 'old'): string {
 
 /**
  * Writes a file so that `path` holds either what it held before or all of the new content, also when the process is
- * killed or the disk is full. Folders on the way are made. `write` may stream into the handle.
+ * killed or the disk is full. Folders on the way are made. `write` may stream into the
+ * handle; it also hears where the file lies meanwhile.
  */
 export async function writeFileAtomic(
   path: string,
-  write: string | Uint8Array | ((file: FileHandle) => Promise<void>),
+  write: string | Uint8Array | ((file: FileHandle, temporary: string) => Promise<void>),
 ): Promise<void> {
   const target = resolve(path);
   const temporary = temporaryName(target, 'tmp');
@@ -31,7 +32,7 @@ export async function writeFileAtomic(
   try {
     const file = await open(temporary, 'wx');
     try {
-      if (typeof write === 'function') await write(file);
+      if (typeof write === 'function') await write(file, temporary);
       else await file.writeFile(write);
       await file.sync();
     } finally {
@@ -44,13 +45,6 @@ export async function writeFileAtomic(
     throw error;
   } finally {
     mine.delete(temporary);
-  }
-}
-
-/** Writes all of `bytes` at the end of what was written so far. (appendFile() would do it in pieces of 512 KiB.) */
-export async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {
-  for (let at = 0; at < bytes.byteLength; ) {
-    at += (await file.write(bytes, at, bytes.byteLength - at)).bytesWritten;
   }
 }
 

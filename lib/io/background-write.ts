@@ -3,9 +3,20 @@
 // it is written. The thread stays for the next part, because starting one disturbs training as much as writing 30 MB; it
 // does not keep the process alive.
 import { Worker } from 'node:worker_threads';
-import { describe, ShardloopError } from '../core/index.js';
+import {
+  alignedBytes,
+  describe,
+  dtypeBytes,
+  noGrad,
+  ops,
+  readBytes,
+  ShardloopError,
+  scope,
+  type Tensor,
+} from '../core/index.js';
 import type { PartPlan, PartReceipt } from './checkpoint.js';
-import { bytesOf, refuseReleased, type WrittenFile } from './safetensors.js';
+import { PAGE } from './page-writer.js';
+import { refuseReleased, type WrittenFile } from './safetensors.js';
 import { encodeHeader } from './safetensors-header.js';
 import type { FromWriteThread, WriteTask } from './write-thread.js';
 
@@ -40,8 +51,7 @@ export function writePartInBackground(
     );
   }
   for (const [key, t] of tensors) refuseReleased(key, t);
-  const header = encodeHeader(tensors);
-  const chunks = [header.bytes, ...header.names.map((name) => bytesOf(tensors.get(name)!))];
+  const chunks = copyOf(tensors);
   const task: WriteTask = { folder, file: about.file, chunks, bytesPerSecond: throttleMb && throttleMb * 1e6 };
   const worker = takeWorker();
   let isOver = false; // from then on the thread may be another part's
@@ -68,6 +78,47 @@ export function writePartInBackground(
       if (!isOver) await worker.terminate();
     },
   };
+}
+
+/** The copy is cut here, into pieces that any engine can allocate: 8192 pages. */
+const CHUNK = 8192 * PAGE;
+
+/** The bytes of a file: of the header and behind it of the tensors. */
+function copyOf(tensors: ReadonlyMap<string, Tensor>): Uint8Array[] {
+  const header = encodeHeader(tensors);
+  const total = header.bytes.byteLength + header.dataBytes;
+  const chunks: Uint8Array[] = [];
+  for (let at = 0; at < total; at += CHUNK) chunks.push(alignedBytes(Math.min(CHUNK, total - at), PAGE));
+  let filled = 0;
+  const fill = (length: number, copy: (into: Uint8Array, from: number) => void) => {
+    for (let from = 0; from < length; ) {
+      const start = filled % CHUNK;
+      const into = chunks[Math.floor(filled / CHUNK)]!.subarray(start, start + length - from); // up to its end at most
+      copy(into, from);
+      from += into.byteLength;
+      filled += into.byteLength;
+    }
+  };
+  fill(header.bytes.byteLength, (into, from) => into.set(header.bytes.subarray(from, from + into.byteLength)));
+  for (const name of header.names) {
+    const t = tensors.get(name)!;
+    const length = t.numel * dtypeBytes(t.dtype);
+    fill(length, (into, from) => {
+      if (into.byteLength === length) readBytes(t, into);
+      else readSome(t, from, into);
+    });
+  }
+  return chunks;
+}
+
+/** The bytes of a tensor from `start` on, as many as there is room for. */
+function readSome(t: Tensor, start: number, into: Uint8Array): void {
+  noGrad(() =>
+    scope(() => {
+      const bytes = ops.view(ops.reshape(ops.contiguous(ops.detach(t)), [-1]), 'uint8');
+      readBytes(ops.slice(bytes, { dim: 0, start, end: start + into.byteLength }), into);
+    }),
+  );
 }
 
 /** The thread that waits for a part, if any. */

@@ -143,8 +143,8 @@ export async function writeSafetensors(
   const header = encodeHeader(tensors, metadata);
   const bytes = header.bytes.byteLength + header.dataBytes;
   let crc32 = 0;
-  await writeFileAtomic(path, async (file) => {
-    const stream = new SummedStream(file, bytes);
+  await writeFileAtomic(path, async (file, temporary) => {
+    const stream = await SummedStream.open(file, temporary, bytes);
     try {
       await stream.putBytes(header.bytes);
       for (const name of header.names) await writeTensor(tensors.get(name)!, stream);
@@ -162,14 +162,6 @@ export function refuseReleased(name: string, t: Writable): void {
   throw new ShardloopError(
     'BAD_ARGUMENT',
     `tensor ${JSON.stringify(name)}: expected [${t.shape.join(', ')}] in memory, received one that was released; save sharded parameters inside strategy.whole()`,
-  );
-}
-
-/** The bytes of a tensor as they are now, copied out of it. Waits here. */
-export function bytesOf(t: Tensor): Uint8Array {
-  if (t.numel === 0) return new Uint8Array(0);
-  return noGrad(() =>
-    scope(() => ops.view(ops.reshape(ops.contiguous(ops.detach(t)), [-1]), 'uint8').dataSync() as Uint8Array),
   );
 }
 

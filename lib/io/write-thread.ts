@@ -2,16 +2,17 @@
 // the sum, writes at most so many bytes a second, syncs, renames, lets go of the memory and says how it went. It never
 // loads the addon. On Linux, where a thread can have a priority of its own, it takes the lowest, and writes by calls that
 // this thread makes itself: training has the processor whenever it wants it.
-import { fdatasyncSync, writeSync } from 'node:fs';
+import { fdatasyncSync } from 'node:fs';
 import { setPriority } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { MessageChannel, parentPort } from 'node:worker_threads';
 import { crc32 } from 'node:zlib';
 import { writeFileAtomic } from './atomic.js';
+import { PAGE, PageWriter } from './page-writer.js';
 import type { WrittenFile } from './safetensors.js';
 
-/** What it is to write: `chunks` one after the other. */
+/** What it is to write: `chunks` one after the other, which begin at pages of memory, and all but the last end at one. */
 export interface WriteTask {
   readonly folder: string;
   readonly file: string;
@@ -22,29 +23,34 @@ export interface WriteTask {
 /** What it says at the end of a task. */
 export type FromWriteThread = WrittenFile | { readonly error: string; readonly code?: string };
 
-/** So much is written at once: with a throttle a tenth of a second's worth, so that no burst disturbs the training. */
+/** So many bytes are written at once, whole pages: with a throttle a tenth of a second's worth, so that no burst disturbs the training. */
 function stepOf(bytesPerSecond: number | undefined): number {
   const most = 4 << 20;
-  return bytesPerSecond === undefined ? most : Math.max(1, Math.min(most, Math.ceil(bytesPerSecond / 10)));
+  return bytesPerSecond === undefined ? most : Math.min(most, Math.ceil(bytesPerSecond / 10 / PAGE) * PAGE);
 }
 
 async function write({ folder, file, chunks, bytesPerSecond }: WriteTask): Promise<WrittenFile> {
   const step = stepOf(bytesPerSecond);
   const start = performance.now();
   let [bytes, sum] = [0, 0];
-  await writeFileAtomic(join(folder, file), async (handle) => {
-    for (const chunk of chunks) {
-      for (let at = 0; at < chunk.byteLength; at += step) {
-        const piece = chunk.subarray(at, at + step);
-        sum = crc32(piece, sum);
-        for (let done = 0; done < piece.byteLength; ) done += writeSync(handle.fd, piece, done);
-        bytes += piece.byteLength;
-        if (bytesPerSecond === undefined) continue;
-        // Synced as it goes: otherwise the disk would get everything at once at the end.
-        if (bytes % (8 * step) < step) fdatasyncSync(handle.fd);
-        const ahead = (bytes / bytesPerSecond) * 1000 - (performance.now() - start);
-        if (ahead > 1) await wait(ahead);
+  await writeFileAtomic(join(folder, file), async (handle, temporary) => {
+    const writer = await PageWriter.open(handle, temporary);
+    try {
+      for (const chunk of chunks) {
+        for (let at = 0; at < chunk.byteLength; at += step) {
+          const piece = chunk.subarray(at, at + step);
+          sum = crc32(piece, sum);
+          writer.writeSync(piece, bytes);
+          bytes += piece.byteLength;
+          if (bytesPerSecond === undefined) continue;
+          // Synced as it goes: otherwise the disk would get everything at once at the end.
+          if (!writer.isDirect && bytes % (8 * step) < step) fdatasyncSync(handle.fd);
+          const ahead = (bytes / bytesPerSecond) * 1000 - (performance.now() - start);
+          if (ahead > 1) await wait(ahead);
+        }
       }
+    } finally {
+      await writer.close();
     }
   });
   return { bytes, crc32: sum };

@@ -120,14 +120,14 @@ describe('a damaged checkpoint is refused by name', () => {
     for (const name of await readdir(path)) {
       const bytes = await readFile(join(path, name));
       for (let i = 0; i < bytes.byteLength; i++) {
-        bytes[i]! ^= 1 << i % 7;
+        bytes[i]! ^= 1 << (i % 7);
         await writeFile(join(path, name), bytes);
         const code = await openCheckpoint(path).then(
           () => 'opened',
           (error: { code: string }) => error.code,
         );
         expect(code, `byte ${i} of ${name}`).toBe('BAD_CHECKPOINT');
-        bytes[i]! ^= 1 << i % 7;
+        bytes[i]! ^= 1 << (i % 7);
       }
       await writeFile(join(path, name), bytes);
     }
