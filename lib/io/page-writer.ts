@@ -24,8 +24,10 @@ export class PageWriter {
   /** `path`: where the file of the handle lies. */
   static async open(file: FileHandle, path: string): Promise<PageWriter> {
     const { O_DIRECT, O_WRONLY } = constants as { O_DIRECT?: number; O_WRONLY: number }; // Linux alone has the first
-    if (O_DIRECT === undefined || !LOCAL.has((await statfs(path)).type)) return new PageWriter(file, null);
-    return new PageWriter(file, await open(path, O_WRONLY | O_DIRECT).catch(() => null));
+    if (O_DIRECT === undefined) return new PageWriter(file, null);
+    const system = await statfs(path).catch(() => null);
+    const direct = LOCAL.has(system?.type ?? 0) ? await open(path, O_WRONLY | O_DIRECT).catch(() => null) : null;
+    return new PageWriter(file, direct);
   }
 
   /** Whether what is written reaches the disk at once. It is durable only when the file is synced. */
