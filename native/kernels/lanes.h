@@ -20,6 +20,7 @@ struct Full {
   using Element = float;
   static constexpr int kParts = 1, kStep = kWidth;
   static Vector part(const Element* at, int) { return vector(at); }
+  static void join(const Vector* parts, Element* to) { vector(to) = parts[0]; }
 };
 
 struct Half {
@@ -29,6 +30,19 @@ struct Half {
     const Bits bits = *reinterpret_cast<const Bits*>(at);
     const Bits high = i == 0 ? bits << 16 : bits & 0xffff0000u;  // little-endian: even elements are the low halves
     return reinterpret_cast<Vector>(high);
+  }
+  // As `closed` does it.
+  static void join(const Vector* parts, Element* to) {
+    const Bits even = rounded(parts[0]) >> 16, odd = rounded(parts[1]) & 0xffff0000u;
+    *reinterpret_cast<Bits*>(to) = even | odd;
+  }
+
+ private:
+  static Bits rounded(Vector x) {
+    const Bits bits = reinterpret_cast<Bits>(x);
+    const Bits near = bits + 0x7fffu + ((bits >> 16) & 1u);
+    const auto number = reinterpret_cast<Bits>(x == x);  // all ones; zeros where it is NaN
+    return (near & number) | (0x7fc00000u & ~number);
   }
 };
 

@@ -54,7 +54,9 @@ describe.each(kernels)('with %s kernels', (kernel) => {
         [3, 33, 1100],
         [5, 100, 515],
         [7, 9, 3],
+        [9, 70, 40],
         [16, 129, 257],
+        [25, 65, 33],
         [37, 40, 130],
       ] as const) {
         for (const across of [true, false]) {
@@ -70,6 +72,23 @@ describe.each(kernels)('with %s kernels', (kernel) => {
           });
         }
       }
+    }
+  });
+
+  it.each(BOUNDS)('NaN and infinity reach their row alone, in %s', (dtype) => {
+    call('shardloop::use_cpu_kernels', kernel);
+    for (const across of [true, false]) {
+      scope(() => {
+        const x = zeros([16, 40]).to({ dtype });
+        x.select(0, 3).fill_(Number.NaN);
+        x.select(0, 5).fill_(Number.POSITIVE_INFINITY);
+        const weight = ops.ones(across ? [40, 70] : [70, 40]).to({ dtype });
+        const own = values(call('shardloop::affine', x, weight, null, across) as Tensor);
+        for (const [i, value] of own.entries()) {
+          const row = Math.floor(i / 70);
+          expect(value, `row ${row}`).toBe(row === 3 ? Number.NaN : row === 5 ? Number.POSITIVE_INFINITY : 0);
+        }
+      });
     }
   });
 
