@@ -16,7 +16,7 @@ export function startRanks(name: string, commands: readonly (readonly string[])[
   const children = commands.map(([program, ...args]) =>
     spawn(program!, args, {
       stdio: ['pipe', 'pipe', 'inherit'],
-      env: { ...process.env, OMP_NUM_THREADS: '1', ...env },
+      env: { ...process.env, OMP_NUM_THREADS: '1', PYTHONWARNINGS: 'ignore', ...env },
     }),
   );
   const answers = children.map((child) => answersOf(name, child));
