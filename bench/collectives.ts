@@ -104,10 +104,10 @@ function report(timings: Timing[], withMpi: boolean, json: boolean): Report {
 
 /** The C++ program and our backends against the addon's own libtorch; compiled when a source is newer. Takes a minute. */
 function compileC10d(): string {
-  const backends = ['gloo_backend.cc', 'shm_backend.cc', 'shared_steps.cc', 'shared_segment.cc', 'shared_reduce.cc'];
+  const backends = ['gloo_backend.cc', 'shm_backend.cc', 'shared_steps.cc', 'shared_segment.cc', 'waiters.cc'];
   const native = join(root, 'native');
   const sources = [here('collectives_c10d.cc'), ...backends.map((name) => join(native, name))];
-  const headers = ['process_group.h', 'works.h', 'shared_steps.h', 'shared_segment.h', 'shared_reduce.h'].map((name) =>
+  const headers = ['process_group.h', 'works.h', 'gloo_backend.h', 'shared_segment.h'].map((name) =>
     join(native, name),
   );
   const record = join(root, 'build/Release/shardloop.json');
@@ -124,7 +124,7 @@ function compileC10d(): string {
   const folders = [join(native, 'gloo_declarations'), `${dir}/include`, `${dir}/include/torch/csrc/api/include`];
   const includes = [`-I${native}`, ...folders.flatMap((path) => ['-isystem', path])];
   const link = [`-L${dir}/lib`, '-ltorch_cpu', '-lc10', `-Wl,-rpath,${dir}/lib`];
-  const flags = ['-std=c++20', '-O3', '-fno-trapping-math', '-DNDEBUG', '-DUSE_C10D_GLOO', ...includes];
+  const flags = ['-std=c++20', '-O3', '-fno-trapping-math', '-fwrapv', '-DNDEBUG', '-DUSE_C10D_GLOO', ...includes];
   execFileSync(compiler.split(' ')[0]!, [...flags, ...sources, '-o', output, ...link], { stdio: ['ignore', 2, 2] });
   return output;
 }

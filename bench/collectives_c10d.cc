@@ -19,9 +19,6 @@ static std::map<std::string, BackendFactory>& factories() {
   return instance;
 }
 void register_backend(const std::string& name, BackendFactory factory) { factories()[name] = factory; }
-BackendPtr create_backend(const std::string& name, const BackendArguments& arguments) {
-  return factories().at(name).create(arguments);
-}
 void fail_groups_in_flight(const std::string& text) { std::cerr << text << std::endl; }
 std::string exception_text(const std::exception_ptr&) { return "Gloo threw on a thread of its own"; }
 }  // namespace shardloop
@@ -30,7 +27,9 @@ int main(int, char** arguments) {
   const int rank = std::stoi(arguments[1]), size = std::stoi(arguments[2]);
   at::set_num_threads(1);
   auto store = c10::make_intrusive<c10d::FileStore>(arguments[3], size);
-  auto group = shardloop::create_backend(arguments[4], {store, rank, size, std::chrono::seconds(60), "host:127.0.0.1"});
+  auto group = shardloop::factories()
+                   .at(arguments[4])
+                   .create({store, rank, size, std::chrono::seconds(60), "host:127.0.0.1"});
 
   std::string operation;
   int64_t bytes, iterations;

@@ -1,20 +1,21 @@
 // The 'gloo' backend of process_group.h: libtorch's ProcessGroupGloo over TCP.
 // Its headers need Gloo's, which the wheels lack: the few declarations stand in gloo_declarations/.
+#include "gloo_backend.h"
+
 #include <cxxabi.h>
 #include <unistd.h>
 
 #include <cstring>
 #include <exception>
-#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <typeinfo>
 
 #include "works.h"
 
 namespace shardloop {
-namespace {
 
-BackendPtr create_gloo(const BackendArguments& arguments) {
-  using c10d::ProcessGroupGloo;
+using c10d::ProcessGroupGloo;
+
+c10::intrusive_ptr<ProcessGroupGloo::Options> gloo_options(const BackendArguments& arguments) {
   auto options = ProcessGroupGloo::Options::create(arguments.timeout);
   const std::string& device = arguments.device;
   const std::string by_host = "host:", by_interface = "interface:";
@@ -32,7 +33,14 @@ BackendPtr create_gloo(const BackendArguments& arguments) {
   }
   // Two threads run collectives for each device, so that two buckets can be on their way at once.
   options->threads = static_cast<int>(options->devices.size() * 2);
-  return c10::make_intrusive<ProcessGroupGloo>(arguments.store, arguments.rank, arguments.size, options);
+  return options;
+}
+
+namespace {
+
+BackendPtr create_gloo(const BackendArguments& arguments) {
+  return c10::make_intrusive<ProcessGroupGloo>(arguments.store, arguments.rank, arguments.size,
+                                               gloo_options(arguments));
 }
 
 // Gloo throws on its own thread when a peer sends more than was expected, and the process would end: ranks that differ

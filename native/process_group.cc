@@ -272,10 +272,6 @@ void register_backend(const std::string& name, BackendFactory factory) {
   tables().factories[name] = factory;
 }
 
-BackendPtr create_backend(const std::string& name, const BackendArguments& arguments) {
-  return find_factory(name).create(arguments);
-}
-
 void close_owned(std::thread::id owner) {
   auto& t = tables();
   std::vector<int64_t> groups, stores;

@@ -37,8 +37,6 @@ struct BackendFactory {
 };
 
 void register_backend(const std::string& name, BackendFactory factory);
-// One of them, for a backend that leaves some operations to another. Throws BAD_ARGUMENT for a name that is not there.
-BackendPtr create_backend(const std::string& name, const BackendArguments& arguments);
 
 // What outlives the connections of a group: its record, and what went wrong with it.
 struct GroupState {

@@ -1,150 +1,147 @@
-// The steps of each collective; see shared_steps.h. Two ways:
-//   through slots   a rank writes its slot and reads those of all; what is larger than a slot goes in pieces, of which
-//                   kAhead are on their way, so that ranks need not go in lock step
-//   directly        all_gather and broadcast of more than kSmall: a rank reads the inputs where they lie, in the memory
-//   of
-//                   the other processes, which copies once instead of twice. All meet before, when every input is
-//                   there, and behind, when nobody reads any more. Where one rank's kernel refuses, all go through the
-//                   slots.
-// Reductions go through the slots at any size: a copy from process to process, reduced afterwards, takes longer.
-#include "shared_steps.h"
+// The steps of each collective in shared memory (shared_segment.h). All are made of two exchanges: a reduction, in
+// which each rank combines its part of what all give, and a gather, in which it gets what some give behind each other.
+// What is larger than a slot goes in pieces, of which kAhead are on their way, so that ranks need not go in lock step.
+// A gather of more than kSmall reads the inputs where they lie, in the memory of the other processes, which copies once
+// instead of twice. Reductions go through the slots at any size: a copy from process to process, reduced afterwards,
+// takes longer.
+#include <ATen/Dispatch.h>
+#include <ATen/OpMathType.h>
 
 #include <algorithm>
 #include <cstring>
-#include <vector>
+#include <functional>
+
+#include "shared_segment.h"
 
 namespace shardloop {
 namespace {
+
+using Op = c10d::ReduceOp;
+
+constexpr size_t kBlock = 1024;  // elements that are combined in the first-level cache
 
 void copy(char* to, const char* from, size_t bytes) {
   if (bytes > 0 && to != from) std::memcpy(to, from, bytes);
 }
 
-struct Run {
-  SharedSegment& segment;
-  const Transfer& t;
-  const std::chrono::nanoseconds spin;
-  const SharedSegment::Clock::time_point deadline;
-  const int rank = segment.rank(), size = segment.size();
-  std::vector<const void*> sources = std::vector<const void*>(size);
-
-  // Where `in` ends in reductions, else `out`.
-  size_t end() const {
-    const bool whole = t.header.kind == kAllReduce || t.header.kind == kBroadcast;
-    return whole ? t.header.bytes : t.header.bytes * size;
-  }
-  // What of n bytes at `begin` lies before `end`.
-  static size_t clip(size_t n, size_t begin, size_t end) { return begin < end ? std::min(n, end - begin) : 0; }
-
-  void wait(uint32_t count) { segment.wait(count, spin, deadline); }
-
-  // write(slot, begin, n) for each piece, and behind it read(step, begin, n).
-  template <typename Write, typename Read>
-  void through_slots(size_t bytes, size_t piece, const Write& write, const Read& read) {
-    constexpr uint32_t kAhead = SharedSegment::kAhead;
-    const auto steps = static_cast<uint32_t>(std::max<size_t>(1, (bytes + piece - 1) / piece));
-    const uint32_t first = segment.published();
-    const auto n = [&](uint32_t step) { return std::min(piece, bytes - step * piece); };
-    for (uint32_t step = 0; step < steps + kAhead; ++step) {
-      if (step >= kAhead) {
-        const uint32_t behind = step - kAhead;
-        wait(first + behind + 1);
-        read(first + behind, behind * piece, n(behind));
-      }
-      if (step < steps) {
-        write(segment.slot(rank, first + step), step * piece, n(step));
-        segment.publish();
-      }
+// out[i] = sources[0][i] op sources[1][i] op ..., in this order on every rank, so that all of them get the same bits.
+// `out` may be one of the sources. Short floating-point numbers are combined in float32 and rounded once. Integers wrap
+// around (-fwrapv). The block stands apart from all pointers, so that the compiler can use vectors without asking.
+template <typename T, typename Combine>
+void combine(const std::vector<const char*>& sources, char* out_bytes, size_t elements, bool average, Combine op) {
+  using Wide = at::opmath_type<T>;
+  const auto source = [&](size_t rank) { return reinterpret_cast<const T*>(sources[rank]); };
+  T* const out = reinterpret_cast<T*>(out_bytes);
+  Wide block[kBlock];
+  for (size_t start = 0; start < elements; start += kBlock) {
+    const size_t n = std::min(kBlock, elements - start);
+    const T *first = source(0) + start, *second = source(1) + start;
+    for (size_t i = 0; i < n; ++i) block[i] = op(static_cast<Wide>(first[i]), static_cast<Wide>(second[i]));
+    for (size_t rank = 2; rank < sources.size(); ++rank) {
+      const T* next = source(rank) + start;
+      for (size_t i = 0; i < n; ++i) block[i] = op(block[i], static_cast<Wide>(next[i]));
     }
+    if (average)
+      for (size_t i = 0; i < n; ++i) block[i] /= static_cast<Wide>(sources.size());
+    for (size_t i = 0; i < n; ++i) out[start + i] = static_cast<T>(block[i]);
   }
+}
 
-  // out = `in`, which is this rank's, with the slots of the others at `offset`, in the order of the ranks.
-  void reduce(uint32_t step, size_t offset, const char* in, char* out, size_t bytes) {
-    for (int from = 0; from < size; ++from) sources[from] = from == rank ? in : segment.slot(from, step) + offset;
-    t.reduction(out, sources.data(), size, bytes / t.width, t.average);
-  }
-
-  // Every rank reduces everything.
-  void reduce_all() {
-    through_slots(
-        t.header.bytes, SharedSegment::kSlotBytes,
-        [&](char* slot, size_t begin, size_t n) { copy(slot, t.in + begin, n); },
-        [&](uint32_t step, size_t begin, size_t n) { reduce(step, 0, t.in + begin, t.out + begin, n); });
-  }
-
-  // Rank r reduces part r into `out`. A slot holds a piece of each part.
-  void reduce_part(char* out, size_t part) {
-    const size_t piece = SharedSegment::kSlotBytes / size / 16 * 16;
-    through_slots(
-        part, piece,
-        [&](char* slot, size_t begin, size_t n) {
-          for (int to = 0; to < size; ++to)
-            if (to != rank) copy(slot + to * piece, t.in + to * part + begin, clip(n, to * part + begin, end()));
-        },
-        [&](uint32_t step, size_t begin, size_t n) {
-          const size_t at = rank * part + begin;
-          reduce(step, rank * piece, t.in + at, out + begin, clip(n, at, end()));
-        });
-  }
-
-  // `part` bytes of each rank that gives, behind each other into out: the inputs, or the parts of all_reduce.
-  void gather(size_t part) {
-    const uint32_t kind = t.header.kind;
-    const auto gives = [&](int from) { return kind != kBroadcast || from == static_cast<int>(t.header.root); };
-    const auto place = [&](int from) { return kind == kBroadcast ? 0 : std::min(from * part, end()); };
-    const auto input = [&](int from) { return kind == kAllReduce ? place(from) : 0; };
-    const auto most = [&](int from) { return std::min(part, end() - place(from)); };
-    if (part > kSmall) {
-      segment.publish();
-      if (gives(rank)) copy(t.out + place(rank), t.in + input(rank), most(rank));
-      wait(segment.published());
-      if (segment.in_reach()) {
-        for (int from = 0; from < size; ++from)
-          if (from != rank && gives(from)) segment.read(from, input(from), t.out + place(from), most(from));
-        segment.check_reads(deadline);
-        segment.publish();
-        return wait(segment.published());
-      }
-    }
-    through_slots(
-        part, SharedSegment::kSlotBytes,
-        [&](char* slot, size_t begin, size_t n) {
-          if (gives(rank)) copy(slot, t.in + input(rank) + begin, clip(n, begin, most(rank)));
-        },
-        [&](uint32_t step, size_t begin, size_t n) {
-          for (int from = 0; from < size; ++from) {
-            const char* in = from == rank ? t.in + input(rank) + begin : segment.slot(from, step);
-            if (gives(from)) copy(t.out + place(from) + begin, in, clip(n, begin, most(from)));
-          }
-        });
-  }
-
-  void run() {
-    const size_t bytes = t.header.bytes;
-    segment.begin(t.header, t.in_reach ? t.in : nullptr);
-    switch (t.header.kind) {
-      case kAllReduce: {
-        // Between two ranks, each reads as much either way.
-        if (bytes <= kSmall || size == 2) return reduce_all();
-        const size_t part = (bytes / t.width + size - 1) / size * t.width;
-        reduce_part(t.out + std::min(rank * part, bytes), part);
-        return gather(part);
-      }
-      case kReduceScatter: return reduce_part(t.out, bytes);
-      case kAllGather:
-      case kBroadcast: return gather(bytes);
-      case kBarrier:
-        return through_slots(
-            0, 1, [](char*, size_t, size_t) {}, [](uint32_t, size_t, size_t) {});
-    }
-  }
-};
+void combine(const Header& header, const std::vector<const char*>& sources, char* out, size_t bytes) {
+  const size_t elements = bytes / c10::elementSize(header.dtype);
+  const bool average = header.op == Op::AVG;
+  AT_DISPATCH_ALL_TYPES_AND2(at::kHalf, at::kBFloat16, header.dtype, "shm", [&] {
+    const auto with = [&](auto op) { combine<scalar_t>(sources, out, elements, average, op); };
+    // Of those that compare, whatever comes first stays when nothing is smaller (greater), as in Gloo; so a NaN does.
+    if (header.op == Op::MIN) return with([](auto a, auto b) { return b < a ? b : a; });
+    if (header.op == Op::MAX) return with([](auto a, auto b) { return a < b ? b : a; });
+    if (header.op == Op::PRODUCT) return with(std::multiplies<>());
+    with(std::plus<>());
+  });
+}
 
 }  // namespace
 
-void run(SharedSegment& segment, const Transfer& transfer, std::chrono::nanoseconds spin,
-         SharedSegment::Clock::time_point deadline) {
-  Run{segment, transfer, spin, deadline}.run();
+bool is_reduced(at::ScalarType dtype, Op::RedOpType op) {
+  const bool real = dtype == at::kFloat || dtype == at::kDouble || dtype == at::kHalf || dtype == at::kBFloat16;
+  return op <= Op::MAX && (real || (dtype <= at::kLong && op != Op::AVG));
+}
+
+// Each rank writes the parts that others take into its slot, piece by piece; kAhead pieces behind it takes its own part
+// of what all wrote, and combines it or lays it side by side.
+void SharedSegment::through_slots(const Exchange& e) {
+  const size_t piece = kSlotBytes / e.parts / 64 * 64;
+  const auto steps = static_cast<uint32_t>(std::max<size_t>(1, (e.bytes + piece - 1) / piece));
+  const int own = e.parts == 1 ? 0 : rank_;
+  const bool gives = e.reduces || (e.first <= rank_ && rank_ <= e.last);
+  const uint32_t start = step_;
+  std::vector<const char*> sources(size_);
+  for (uint32_t step = 0; step < steps + kAhead; ++step) {
+    if (step >= kAhead) {
+      const size_t begin = (step - kAhead) * piece, n = std::min(piece, e.bytes - begin);
+      wait(start + step - kAhead + 1);
+      for (int from = 0; from < size_; ++from)
+        sources[from] = from == rank_ ? e.in + own * e.bytes + begin : slot(from, start + step - kAhead) + own * piece;
+      if (e.reduces) combine(given(rank_).header, sources, e.out + begin, n);
+      for (int from = e.first; from <= e.last; ++from) copy(e.place(from) + begin, sources[from], n);
+    }
+    if (step < steps) {
+      const size_t begin = step * piece, n = std::min(piece, e.bytes - begin);
+      for (int part = 0; gives && part < e.parts; ++part)
+        if (e.parts == 1 || part != own) copy(slot(rank_, step_) + part * piece, e.in + part * e.bytes + begin, n);
+      publish();
+    }
+  }
+}
+
+// From the memory of the others, which all meet before, when every input is there, and behind, when nobody reads any
+// more. False: one rank's cannot be read.
+bool SharedSegment::directly(const Exchange& e) {
+  publish();
+  if (e.first <= rank_ && rank_ <= e.last) copy(e.place(rank_), e.in, e.bytes);
+  wait(step_);
+  for (int rank = 0; rank < size_; ++rank)
+    if (!given(rank).in_reach) return false;
+  for (int from = e.first; from <= e.last; ++from)
+    if (from != rank_ && !read_memory(from, given(from).in, e.place(from), e.bytes))
+      throw std::runtime_error("Connection closed by peer: the memory of rank " + std::to_string(from) +
+                               " of the group cannot be read");
+  // What was read from one that has given up meanwhile is nothing to rely on.
+  for (int other = 0; other < size_; ++other)
+    if (const std::string reason = other == rank_ ? "" : why_not(other); !reason.empty())
+      throw std::runtime_error(reason);
+  publish();
+  wait(step_);
+  return true;
+}
+
+void SharedSegment::run(const Transfer& t, std::chrono::nanoseconds spin, Clock::time_point deadline) {
+  spin_ = spin;
+  deadline_ = deadline;
+  const auto& [kind, op, dtype, root, bytes] = t.header;
+  // A large all_reduce of three ranks or more is a reduction of parts and then a gather of them, but for the last few
+  // bytes. Between two ranks, each reads as much either way.
+  const bool in_parts = kind == kAllReduce && bytes > kSmall && size_ > 2;
+  const size_t part = in_parts ? bytes / size_ / 64 * 64 : 0, whole = part * size_;
+  char* const mine = t.out + rank_ * part;
+  first_step_ = step_;
+  ++operation_;
+  given(rank_) = {t.header, in_parts ? mine : t.in, t.out, t.in_reach && reads_};
+  const auto gather = [&](const Exchange& e) {
+    if (e.bytes <= kSmall || !directly(e)) through_slots(e);
+  };
+  if (in_parts) {
+    through_slots({.reduces = true, .in = t.in, .out = mine, .bytes = part, .parts = size_});
+    gather({.in = mine, .out = t.out, .bytes = part, .last = size_ - 1});
+  }
+  if (kind == kAllReduce)
+    through_slots({.reduces = true, .in = t.in + whole, .out = t.out + whole, .bytes = bytes - whole});
+  else if (kind == kReduceScatter)
+    through_slots({.reduces = true, .in = t.in, .out = t.out, .bytes = bytes, .parts = size_});
+  else if (kind == kBroadcast)
+    gather({.in = t.in, .out = t.out, .bytes = bytes, .first = root, .last = root});
+  else
+    gather({.in = t.in, .out = t.out, .bytes = bytes, .last = size_ - 1});
 }
 
 }  // namespace shardloop
