@@ -37,6 +37,8 @@ export interface Report {
   readonly ratios: Record<string, number>;
   /** What some of the ratios are to reach. */
   readonly goals: Goals;
+  /** What the benchmark found besides, as it is. */
+  readonly details?: unknown;
 }
 
 /** By the name of a ratio. */
@@ -87,6 +89,7 @@ export function print(
   ratios: Record<string, number>,
   json: boolean,
   goals: Goals = {},
+  details?: unknown,
 ): Report {
   const report: Report = {
     benchmark,
@@ -98,6 +101,7 @@ export function print(
     timings,
     ratios,
     goals,
+    details,
   };
   if (json) {
     console.log(JSON.stringify(report, null, 2));

@@ -34,6 +34,7 @@ interface StageResult {
 
 /** Runs the benchmark and prints it. */
 export async function memory(json: boolean): Promise<Report> {
+  const results: StageResult[] = [];
   const ratios: Record<string, number> = {};
   const goals: Goals = {};
   for (const stage of [1, 2, 3] as const) {
@@ -49,6 +50,7 @@ export async function memory(json: boolean): Promise<Report> {
     });
     const bound = 1.05 * formula + buckets + copies * 2 * largest;
     const result = { stage, parameters, formula, bound, moments: Object.fromEntries(most) };
+    results.push(result);
     if (!json) printStage(result);
     const { counted, resident } = result.moments['two more steps, peak']!;
     const [ofBound, ofCount] = [`stage ${stage}: peak, of the bound`, `stage ${stage}: resident, of the count`];
@@ -59,7 +61,7 @@ export async function memory(json: boolean): Promise<Report> {
     Object.assign(ratios, { [ofBound]: counted / bound, [ofCount]: resident / counted });
     Object.assign(goals, { [ofBound]: { atMost: 1 }, [ofCount]: { atMost: 1.05 } });
   }
-  return print('memory', [], ratios, json, goals);
+  return print('memory', [], ratios, json, goals, results);
 }
 
 async function startRanks(stage: number): Promise<MemoryReport[]> {

@@ -19,7 +19,7 @@ it.runIf(process.platform === 'linux')(
     const env = { ...process.env, ...heap, SHARDLOOP_BENCH_SHAPE: '8,640,10,28000' };
     const args = ['--import', 'tsx', 'bench/index.ts', 'memory', '--json'];
     const { stdout } = await promisify(execFile)(process.execPath, args, { env, maxBuffer: 2 ** 24 });
-    const results = JSON.parse(stdout) as Result[];
+    const { details: results } = JSON.parse(stdout) as { details: Result[] };
     expect(results.map(({ stage }) => stage)).toEqual([1, 2, 3]);
     for (const { stage, formula, bound, moments } of results) {
       const [peak, rest, freed] = ['peak', 'trimmed', 'freed'].map((kind) =>
