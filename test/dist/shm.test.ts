@@ -288,7 +288,7 @@ describe('the memory', () => {
        const works = groups.map((g, i) => g.allReduce(tensors[i]));
        await Promise.all(groups.map((g) => g.destroy())); // which does not wait for what is under way
        await Promise.all(works.map((work) => work.done()));
-       for (let i = 0; i < 300 && count() > maps; i++) await new Promise((resolve) => setTimeout(resolve, 10));
+       for (let i = 0; i < 300 && (count() > maps || files() > descriptors); i++) await new Promise((resolve) => setTimeout(resolve, 10));
        report({ maps, many, after: count(), grown: files() - descriptors, sums: tensors.map((t) => t.sum().itemSync() / 30_000) });
        await group.destroy();`,
     );
