@@ -50,7 +50,8 @@ void combine(const std::vector<const char*>& sources, char* out_bytes, size_t el
 void combine(const Header& header, const std::vector<const char*>& sources, char* out, size_t bytes) {
   const size_t elements = bytes / c10::elementSize(header.dtype);
   const bool average = header.op == Op::AVG;
-  AT_DISPATCH_ALL_TYPES_AND2(at::kHalf, at::kBFloat16, header.dtype, "shm", [&] {
+  const auto dtype = header.dtype == at::kBool ? at::kByte : header.dtype;  // min and max alone, of zeros and ones
+  AT_DISPATCH_ALL_TYPES_AND2(at::kHalf, at::kBFloat16, dtype, "shm", [&] {
     const auto with = [&](auto op) { combine<scalar_t>(sources, out, elements, average, op); };
     // Of those that compare, whatever comes first stays when nothing is smaller (greater), as in Gloo; so a NaN does.
     if (header.op == Op::MIN) return with([](auto a, auto b) { return b < a ? b : a; });
@@ -64,6 +65,7 @@ void combine(const Header& header, const std::vector<const char*>& sources, char
 
 bool is_reduced(at::ScalarType dtype, Op::RedOpType op) {
   const bool real = dtype == at::kFloat || dtype == at::kDouble || dtype == at::kHalf || dtype == at::kBFloat16;
+  if (dtype == at::kBool) return op == Op::MIN || op == Op::MAX;
   return op <= Op::MAX && (real || (dtype <= at::kLong && op != Op::AVG));
 }
 
