@@ -92,7 +92,7 @@ export function native(): Native {
 }
 
 /**
- * The addon's functions for the hot path: each starts as a stub that loads the addon and is replaced by the addon's
+ * The addon's functions for the hot path: each starts as a function that loads the addon and is replaced by the addon's
  * own function then, so that a call costs one property read.
  */
 export const bridge = {
