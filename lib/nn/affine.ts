@@ -4,6 +4,7 @@
 import { call, isAutocastEnabled, isGradEnabled, ops, scope, type Tensor } from '../core/index.js';
 import { gelu } from './activations.js';
 import { hasKernel } from './fused.js';
+import type { Module } from './module.js';
 
 /** Beyond this many rows libtorch's products win. */
 export const FEW_ROWS = 16;
@@ -38,6 +39,16 @@ export function geluAffine(x: Tensor, weight: Tensor, bias: Tensor | null, optio
     return scope(() => call('shardloop::gelu_linear', x, across ? ops.t(weight) : weight, bias) as Tensor);
   }
   return scope(() => affine(gelu(x, { approximate: 'tanh', fused }), weight, bias, options));
+}
+
+/** A layer that can take GELU's input: it computes what `forward(gelu(x))` would, by the tanh approximation. */
+export interface GeluFirst {
+  forwardGelu(x: Tensor): Tensor; // (..., in) -> (..., out)
+}
+
+/** Whether a layer is {@link GeluFirst}. */
+export function isGeluFirst<T extends Module>(layer: T): layer is T & GeluFirst {
+  return typeof (layer as Partial<GeluFirst>).forwardGelu === 'function';
 }
 
 function takesKernel(x: Tensor, weight: Tensor, bias: Tensor | null): boolean {

@@ -1,7 +1,7 @@
 // The names of `nn`, as in `import { nn } from 'shardloop'`.
 export { GELU, type GeluApproximation, type GeluOptions, gelu, SiLU, silu } from './activations.js';
 export { type AdapterLayer, isAdapterLayer } from './adapter.js';
-export { type AffineOptions, affine, geluAffine } from './affine.js';
+export { type AffineOptions, affine, type GeluFirst, geluAffine, isGeluFirst } from './affine.js';
 export {
   type AttentionOptions,
   attention,
@@ -13,6 +13,7 @@ export { type CachedAttentionOptions, cachedAttention } from './cached-attention
 export { Conv1D } from './conv1d.js';
 export { Dropout } from './dropout.js';
 export { Embedding, type EmbeddingOptions } from './embedding.js';
+export { hasKernel } from './fused.js';
 export * as init from './init.js';
 export { Linear, type LinearOptions } from './linear.js';
 export {

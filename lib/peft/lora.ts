@@ -2,9 +2,11 @@
 // takes the base layer's place and keeps its tensors under their names, so that state dicts and segments stay as they are.
 // Not here: which layers (target-modules.ts), files (adapter-folder.ts).
 import {
+  call,
   type DType,
   describe,
   isAutocastEnabled,
+  isGradEnabled,
   keep,
   noGrad,
   ops,
@@ -13,7 +15,19 @@ import {
   type Tensor,
 } from '../core/index.js';
 import { checkOptions as checkKeys } from '../core/options.js';
-import { type AdapterLayer, affine, Conv1D, Dropout, init, Linear, Module, type Parameter } from '../nn/index.js';
+import {
+  type AdapterLayer,
+  affine,
+  Conv1D,
+  Dropout,
+  type GeluFirst,
+  gelu,
+  hasKernel,
+  init,
+  Linear,
+  Module,
+  type Parameter,
+} from '../nn/index.js';
 import { type BaseLayer, findTargets, type TargetModules } from './target-modules.js';
 
 /** How an adapter is made. */
@@ -39,8 +53,17 @@ export interface LoraSettings extends Required<Omit<LoraOptions, 'dtype' | 'devi
 
 const settingsOf = new WeakMap<Module, LoraSettings>();
 
+/** How a {@link LoraLinear} computes. */
+export interface LoraForwardOptions {
+  /**
+   * In training, base and detour by one kernel that adds the detour in place (default true). False composes them, which is
+   * the reference.
+   */
+  readonly fused?: boolean;
+}
+
 /** A Linear or Conv1D with a LoRA detour: (..., in) -> (..., out). A starts as in PEFT, B at zero. */
-export class LoraLinear extends Module implements AdapterLayer {
+export class LoraLinear extends Module implements AdapterLayer, GeluFirst {
   readonly adapterTensors: readonly string[] = ['lora_A.weight', 'lora_B.weight'];
   /** The base layer's own: (out, in), or of a Conv1D (in, out). */
   weight: Parameter;
@@ -84,8 +107,9 @@ export class LoraLinear extends Module implements AdapterLayer {
     return this.#unmerged !== null;
   }
 
-  forward(x: Tensor): Tensor {
-    const base = affine(x, this.weight, this.bias, { across: this.transposed }); // (..., out)
+  forward(x: Tensor, { fused = true }: LoraForwardOptions = {}): Tensor {
+    if (fused && this.#fits(x)) return this.#inOne(x, false);
+    const base = affine(x, this.weight, this.bias, { across: this.transposed, fused }); // (..., out)
     if (this.merged) return base;
     const { dtype } = this.lora_A.weight;
     const device = x.device.startsWith('cuda') ? 'cuda' : 'cpu';
@@ -93,6 +117,31 @@ export class LoraLinear extends Module implements AdapterLayer {
     const low = this.lora_A.forward(this.lora_dropout.forward(own)); // (..., rank)
     const sum = ops.add(base, this.lora_B.forward(ops.mul(low, this.scaling))); // (..., out)
     return sum.dtype === base.dtype ? sum : ops._to_copy(sum, { dtype: base.dtype });
+  }
+
+  /** {@link forward} of `gelu(x)`, by the tanh approximation. In training on the CPU `gelu(x)` is not kept. */
+  forwardGelu(x: Tensor, options: LoraForwardOptions = {}): Tensor {
+    const { fused = true } = options;
+    const isOwn = this.forward === LoraLinear.prototype.forward; // else somebody's forward wants to see gelu(x)
+    if (fused && isOwn && this.#fits(x)) return this.#inOne(x, true);
+    return this.forward(gelu(x, { approximate: 'tanh', fused }), options);
+  }
+
+  /** Whether the kernel computes this: in training, with the base frozen, all of one dtype and nothing dropped. */
+  #fits(x: Tensor): boolean {
+    const { weight, bias, lora_A, lora_B, lora_dropout } = this;
+    const isFrozen = !weight.requiresGrad && !bias?.requiresGrad;
+    const isOne = [weight, bias ?? weight, lora_A.weight, lora_B.weight].every(({ dtype }) => dtype === x.dtype);
+    const drops = lora_dropout.training && lora_dropout.p > 0;
+    return isGradEnabled() && !this.merged && isFrozen && isOne && !drops && hasKernel(x) && !isAutocastEnabled();
+  }
+
+  #inOne(x: Tensor, isGelu: boolean): Tensor {
+    const { weight, bias, lora_A, lora_B, scaling } = this;
+    return scope(() => {
+      const rows = this.transposed ? ops.t(weight) : weight; // (out, in)
+      return call('shardloop::lora_linear', x, rows, bias, lora_A.weight, lora_B.weight, scaling, isGelu) as Tensor;
+    });
   }
 
   /** Adds the detour to `weight` in place, and keeps the bits that it had. */

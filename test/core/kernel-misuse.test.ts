@@ -12,6 +12,7 @@ const packed = randn([1, 2, 3, 2, 4]); // q, k and v of two positions
 const held = () => randn([1, 2, 6, 4]);
 const shared = held();
 const halved = (t: Tensor): Tensor => t.to({ dtype: 'bfloat16' });
+const trained = (...shape: number[]): Tensor => randn(shape, { requiresGrad: true });
 const meta = (t: Tensor): Tensor => t.to({ device: 'meta' });
 
 const CASES: [string, unknown[], RegExp][] = [
@@ -51,6 +52,10 @@ const CASES: [string, unknown[], RegExp][] = [
     [halved(logits), halved(randn([2, 5])), halved(randn([4, 5])), [true, true, true]],
     /as many rows/,
   ],
+  ['lora_linear', [logits, randn([5, 4]), null, randn([2, 3]), randn([5, 2]), 1, false], /a \(R, K\)/],
+  ['lora_linear', [logits, randn([5, 4]), null, randn([2, 4]), randn([5, 3]), 1, false], /b \(M, R\)/],
+  ['lora_linear', [logits, randn([5, 4]), null, halved(randn([2, 4])), randn([5, 2]), 1, false], /one dtype/],
+  ['lora_linear', [logits, trained(5, 4), null, randn([2, 4]), randn([5, 2]), 1, false], /frozen/],
   ['affine', [logits, randn([3, 4]), null, true], /in, out/],
   ['affine', [logits, randn([5, 3]), null, false], /out, in/],
   ['affine', [logits, randn([4, 5]), randn([4]), true], /bias \(out\)/],

@@ -10,8 +10,8 @@ import {
   crossEntropy,
   Dropout,
   Embedding,
-  geluAffine,
   init,
+  isGeluFirst,
   LayerNorm,
   Linear,
   linearCrossEntropy,
@@ -124,8 +124,7 @@ export class GPT2MLP extends Module {
 
   #project(x: Tensor): Tensor {
     const { c_proj } = this;
-    const isPlain = c_proj instanceof Conv1D && c_proj.forward === Conv1D.prototype.forward;
-    if (isPlain && this.#isTanhGelu) return geluAffine(x, c_proj.weight, c_proj.bias, { across: true });
+    if (this.#isTanhGelu && isGeluFirst(c_proj)) return c_proj.forwardGelu(x);
     return c_proj.forward(this.#activation(x));
   }
 }
