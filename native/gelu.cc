@@ -114,6 +114,16 @@ TORCH_LIBRARY_FRAGMENT(shardloop, m) {
   m.def("gelu_tanh_backward(Tensor gradient, Tensor x) -> Tensor");
 }
 
+// On other devices, such as CUDA, libtorch's are one kernel each too.
+Tensor forward_elsewhere(const Tensor& x) { return at::gelu(x, "tanh"); }
+
+Tensor backward_elsewhere(const Tensor& gradient, const Tensor& x) { return at::gelu_backward(gradient, x, "tanh"); }
+
+TORCH_LIBRARY_IMPL(shardloop, CompositeExplicitAutograd, m) {
+  m.impl("gelu_tanh_forward", &forward_elsewhere);
+  m.impl("gelu_tanh_backward", &backward_elsewhere);
+}
+
 TORCH_LIBRARY_IMPL(shardloop, CPU, m) {
   m.impl("gelu_tanh_forward", &forward_on_cpu);
   m.impl("gelu_tanh_backward", &backward_on_cpu);

@@ -138,6 +138,49 @@ Result on_cpu(const Tensor& hidden, const Tensor& weight, const Tensor& given_la
   return {at::scalar_tensor(loss * factor, hidden.options().dtype(wide(hidden))), dx, dw};
 }
 
+// The same of ATen's ops, on whatever device: the side of CUDA.
+Result by_ops(const Tensor& hidden, const Tensor& weight, const Tensor& given_labels, int64_t ignore_index,
+              double smoothing, std::optional<double> divisor, double slope, std::array<bool, 2> wanted) {
+  check(hidden, weight, given_labels, smoothing, divisor);
+  const c10::impl::ExcludeDispatchKeyGuard as_they_are(c10::autocast_dispatch_keyset);
+  const auto [of_hidden, of_weight] = wanted;
+  const int64_t V = weight.size(0);
+  const Tensor counts = given_labels.ne(ignore_index);
+  // A label beyond the classes would end the context of a CUDA device.
+  if (given_labels.lt(0).logical_or_(given_labels.ge(V)).logical_and_(counts).any().item<bool>())
+    refuse("expected labels from 0 to " + std::to_string(V - 1) + ", or " + std::to_string(ignore_index) +
+           " where a row does not count.");
+  const Tensor counted = counts.nonzero().squeeze(1);
+  const int64_t count = counted.size(0);
+  const Tensor rows = hidden.index_select(0, counted), labels = given_labels.index_select(0, counted);
+  const double factor = 1 / divisor.value_or(static_cast<double>(count)), scale = slope * factor;
+  const auto options = hidden.options().dtype(wide(hidden));
+  const int64_t step = rows_at_a_time(weight, count, of_weight);
+  const bool sums = of_weight && is_half(weight) && step < count;
+  Tensor dx = of_hidden ? at::empty(rows.sizes(), rows.options()) : Tensor();
+  Tensor dw = of_weight ? at::zeros(weight.sizes(), sums ? options : weight.options()) : Tensor();
+  Tensor loss = at::zeros({}, options);
+  for (int64_t from = 0; from < count; from += step) {
+    const int64_t to = std::min(count, from + step);
+    const Tensor part = rows.slice(0, from, to), wanted_here = labels.slice(0, from, to);
+    Tensor scores = at::mm(part, weight.t());  // (to - from, V)
+    loss.add_(at::cross_entropy_loss(scores.to(wide(hidden)), wanted_here, {}, at::Reduction::Sum, -100, smoothing));
+    if (!of_hidden && !of_weight) continue;
+    Tensor slopes = at::softmax(scores, 1, wide(hidden)).sub_(smoothing / static_cast<double>(V));
+    slopes.scatter_add_(1, wanted_here.unsqueeze(1), at::full({to - from, 1}, smoothing - 1, options));
+    scores = Tensor();
+    slopes = slopes.mul_(scale).to(weight.scalar_type());
+    if (of_hidden) dx.slice(0, from, to).copy_(at::mm(slopes, weight));
+    if (of_weight && sums)
+      dw.add_(at::mm(slopes.t(), part));
+    else if (of_weight)
+      dw.addmm_(slopes.t(), part);
+  }
+  if (sums) dw = dw.to(weight.scalar_type());
+  if (of_hidden) dx = at::zeros(hidden.sizes(), hidden.options()).index_copy_(0, counted, dx);
+  return {loss.mul_(factor), dx, dw};
+}
+
 // On meta tensors, for plans: what stands at a time, with all rows counted.
 Result on_meta(const Tensor& hidden, const Tensor& weight, const Tensor& labels, int64_t, double smoothing,
                std::optional<double> divisor, double, std::array<bool, 2> wanted) {
@@ -209,9 +252,10 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
 
 Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Tensor& labels, int64_t ignore_index,
                             double label_smoothing, std::optional<double> divisor) {
+  const auto device = hidden.device().type();
   const bool casts =
-      hidden.is_cpu() && hidden.scalar_type() != at::kDouble && at::autocast::is_autocast_enabled(at::kCPU);
-  const auto type = casts ? at::autocast::get_autocast_dtype(at::kCPU) : hidden.scalar_type();
+      !hidden.is_meta() && hidden.scalar_type() != at::kDouble && at::autocast::is_autocast_enabled(device);
+  const auto type = casts ? at::autocast::get_autocast_dtype(device) : hidden.scalar_type();
   return LinearCrossEntropy::apply(hidden.to(type), casts ? weight.to(type) : weight, labels, ignore_index,
                                    label_smoothing, divisor, at::GradMode::is_enabled());
 }
@@ -224,6 +268,14 @@ TORCH_LIBRARY_FRAGMENT(shardloop, m) {
   m.def(
       "linear_cross_entropy_sum(Tensor hidden, Tensor weight, Tensor labels, int ignore_index, float label_smoothing, "
       "float? divisor, float slope, bool[2] wanted) -> (Tensor, Tensor, Tensor)");
+  m.def(  // by its own name, so that it can be held against the CPU's
+      "linear_cross_entropy_sum_by_ops(Tensor hidden, Tensor weight, Tensor labels, int ignore_index, float "
+      "label_smoothing, float? divisor, float slope, bool[2] wanted) -> (Tensor, Tensor, Tensor)");
+}
+
+TORCH_LIBRARY_IMPL(shardloop, CompositeExplicitAutograd, m) {
+  m.impl("linear_cross_entropy_sum", &by_ops);
+  m.impl("linear_cross_entropy_sum_by_ops", &by_ops);
 }
 
 TORCH_LIBRARY_IMPL(shardloop, CPU, m) { m.impl("linear_cross_entropy_sum", &on_cpu); }

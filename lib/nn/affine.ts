@@ -3,7 +3,7 @@
 // multiplies in float32 where the processor is faster so. Behind a GELU, one that keeps the GELU's input alone.
 import { call, isAutocastEnabled, isGradEnabled, ops, scope, type Tensor } from '../core/index.js';
 import { gelu } from './activations.js';
-import { hasKernel } from './fused.js';
+import { hasFusedOps, hasKernel } from './fused.js';
 import type { Module } from './module.js';
 
 /** Beyond this many rows libtorch's products win. */
@@ -29,13 +29,13 @@ export function affine(x: Tensor, weight: Tensor, bias: Tensor | null, options: 
 }
 
 /**
- * {@link affine} of `gelu(x)`, by the tanh approximation. In training on the CPU the backward computes `gelu(x)` again instead of
+ * {@link affine} of `gelu(x)`, by the tanh approximation. In training the backward computes `gelu(x)` again instead of
  * keeping it; `fused: false` is the composition of both, which is the reference.
  */
 export function geluAffine(x: Tensor, weight: Tensor, bias: Tensor | null, options: AffineOptions): Tensor {
   const { across, fused = true } = options;
   const records = isGradEnabled() && weight.requiresGrad; // else gelu(x) is not kept
-  if (fused && records && hasKernel(x) && weight.dtype === x.dtype && !isAutocastEnabled()) {
+  if (fused && records && weight.dtype === x.dtype && hasFusedOps(x)) {
     return scope(() => call('shardloop::gelu_linear', x, across ? ops.t(weight) : weight, bias) as Tensor);
   }
   return scope(() => affine(gelu(x, { approximate: 'tanh', fused }), weight, bias, options));

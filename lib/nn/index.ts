@@ -13,7 +13,7 @@ export { type CachedAttentionOptions, cachedAttention } from './cached-attention
 export { Conv1D } from './conv1d.js';
 export { Dropout } from './dropout.js';
 export { Embedding, type EmbeddingOptions } from './embedding.js';
-export { hasKernel } from './fused.js';
+export { hasFusedOps } from './fused.js';
 export * as init from './init.js';
 export { Linear, type LinearOptions } from './linear.js';
 export {

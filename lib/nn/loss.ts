@@ -76,8 +76,8 @@ export interface LinearCrossEntropyOptions extends Omit<CrossEntropyOptions, 're
 
 /**
  * {@link crossEntropy} of `labels` under the scores `hidden weight^T` of a head without bias, divided by `divisor`, a scalar.
- * hidden (..., D), weight (V, D), labels (...) int64. On the CPU the scores stand for some positions at a time, and none are
- * computed for positions that do not count; `fused: false` computes all, which is the reference, and what runs on CUDA.
+ * hidden (..., D), weight (V, D), labels (...) int64. The scores stand for some positions at a time, and none are
+ * computed for positions that do not count; `fused: false` computes all, which is the reference.
  * Throws BAD_ARGUMENT for other shapes or options.
  */
 export function linearCrossEntropy(
@@ -108,7 +108,7 @@ export function linearCrossEntropy(
     );
   }
   return scope(() => {
-    if (fused && weight.shape[0]! > 0 && isOnKernelDevice(hidden)) {
+    if (fused && weight.shape[0]! > 0) {
       const [flat, rows] = [ops.reshape(hidden, [-1, size]), ops.reshape(labels, [-1])]; // (N, D), (N)
       const rules = [ignoreIndex, labelSmoothing, divisor ?? null] as const;
       return call('shardloop::linear_cross_entropy', flat, weight, rows, ...rules) as Tensor;

@@ -22,7 +22,7 @@ import {
   Dropout,
   type GeluFirst,
   gelu,
-  hasKernel,
+  hasFusedOps,
   init,
   Linear,
   Module,
@@ -119,7 +119,7 @@ export class LoraLinear extends Module implements AdapterLayer, GeluFirst {
     return sum.dtype === base.dtype ? sum : ops._to_copy(sum, { dtype: base.dtype });
   }
 
-  /** {@link forward} of `gelu(x)`, by the tanh approximation. In training on the CPU `gelu(x)` is not kept. */
+  /** {@link forward} of `gelu(x)`, by the tanh approximation. In training `gelu(x)` is not kept. */
   forwardGelu(x: Tensor, options: LoraForwardOptions = {}): Tensor {
     const { fused = true } = options;
     const isOwn = this.forward === LoraLinear.prototype.forward; // else somebody's forward wants to see gelu(x)
@@ -133,7 +133,7 @@ export class LoraLinear extends Module implements AdapterLayer, GeluFirst {
     const isFrozen = !weight.requiresGrad && !bias?.requiresGrad;
     const isOne = [weight, bias ?? weight, lora_A.weight, lora_B.weight].every(({ dtype }) => dtype === x.dtype);
     const drops = lora_dropout.training && lora_dropout.p > 0;
-    return isGradEnabled() && !this.merged && isFrozen && isOne && !drops && hasKernel(x) && !isAutocastEnabled();
+    return isGradEnabled() && !this.merged && isFrozen && isOne && !drops && hasFusedOps(x);
   }
 
   #inOne(x: Tensor, isGelu: boolean): Tensor {

@@ -248,3 +248,60 @@ it('refuses what does not fit', () => {
     'ignoreIndex to be an integer',
   );
 });
+
+describe("the side of CUDA, of libtorch's ops, on the CPU", () => {
+  const sides = (...args: Parameters<typeof call> extends [string, ...infer A] ? A : never) =>
+    ['', '_by_ops'].map((name) => call(`shardloop::linear_cross_entropy_sum${name}`, ...args) as (Tensor | null)[]);
+
+  // Beside the usual rounding of each dtype the sums have another order.
+  it.each([
+    ['float64', 1e-12],
+    ['float32', 2e-5],
+    ['bfloat16', 2 ** -6],
+    ['float16', 2 ** -9],
+  ] as const)('gives loss and gradients of the one of kernels in %s', (dtype, bound) => {
+    for (const [rows, size, classes] of [
+      [5, 3, 7],
+      [70, 33, 130],
+      [300, 9, 50257],
+    ] as const) {
+      scope(() => {
+        const [x, w] = [randn([rows, size]).to({ dtype }), ops.mul(randn([classes, size]), 0.1).to({ dtype })];
+        for (const [smoothing, divisor, wanted] of [
+          [0, null, [true, true]],
+          [0.1, 7, [true, false]],
+          [0.1, null, [false, true]],
+          [0, 3, [false, false]],
+        ] as const) {
+          const [kernels, byOps] = sides(x, w, labelsOf(rows, classes, -100n), -100, smoothing, divisor, 0.5, [
+            ...wanted,
+          ]);
+          for (const [i, t] of kernels!.entries()) {
+            expect(byOps![i] === null, `${i} of ${wanted}`).toBe(t === null);
+            if (t === null) continue;
+            expect([byOps![i]!.dtype, byOps![i]!.shape]).toEqual([t.dtype, t.shape]);
+            expect(usual(values(byOps![i]!), values(t)), `${i} of ${rows}, ${size}, ${classes}`).toBeLessThanOrEqual(
+              bound,
+            );
+          }
+        }
+      });
+    }
+  });
+
+  it('names a label that is no class, and gives NaN and zeros where no row counts', () => {
+    const [x, w] = [randn([2, 3]), randn([5, 3])];
+    for (const bad of [5n, -1n]) {
+      const run = () => sides(x, w, tensor([0n, bad]), -100, 0, null, 1, [true, true]);
+      expect(run).toThrow(/labels? .*4|0 to 4/);
+      const alone = () =>
+        call('shardloop::linear_cross_entropy_sum_by_ops', x, w, tensor([0n, bad]), -100, 0, null, 1, [true, true]);
+      expect(alone).toThrow(/labels from 0 to 4, or -100/);
+    }
+    const [, [loss, dx, dw]] = sides(x, w, tensor([-100n, -100n]), -100, 0, null, 1, [true, true]) as [
+      unknown,
+      Tensor[],
+    ];
+    expect([values(loss!)[0], ...values(dx!), ...values(dw!)]).toEqual([Number.NaN, ...Array(21).fill(0)]);
+  });
+});
