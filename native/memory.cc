@@ -110,12 +110,18 @@ struct Counter {
   }
   void subtract(int64_t bytes) { live.fetch_sub(bytes, std::memory_order_relaxed); }
 };
-Counter cpu_counter, meta_counter;
+Counter cpu_counter;
+
+// Meta tensors stand for memory of the device that a plan is about, of the host beside it, or of mapped files.
+Counter device_counter, host_counter, files_counter;
+thread_local Counter* meta_counter = &device_counter;
 
 Counter& counter_of(const std::string& device) {
   if (device == "cpu") return cpu_counter;
-  if (device == "meta") return meta_counter;
-  throw Error("BAD_ARGUMENT", "Expected cpu or meta, received " + device + ".");
+  if (device == "meta") return device_counter;
+  if (device == "meta:host") return host_counter;
+  if (device == "meta:files") return files_counter;
+  throw Error("BAD_ARGUMENT", "Expected cpu, meta, meta:host or meta:files, received " + device + ".");
 }
 
 // What the heap gave for a block, or 0 for one so small that it is not counted: those may be kept blocks.
@@ -139,21 +145,26 @@ void free_counted(void* block) {
   c10::free_cpu(block);
 }
 
-// Gives meta tensors no memory, but a record of its size that goes with the storage.
+// Gives meta tensors no memory, but a record of its size, and of who counts it, that goes with the storage.
 class MetaAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
-    meta_counter.add(static_cast<int64_t>(bytes));
-    return {nullptr, new size_t(bytes), &forget, c10::Device(c10::DeviceType::Meta)};
+    auto* record = new Record{static_cast<int64_t>(bytes), meta_counter};
+    record->counter->add(record->bytes);
+    return {nullptr, record, &forget, c10::Device(c10::DeviceType::Meta)};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &nothing; }
   void copy_data(void*, const void*, size_t) const override {}
 
  private:
+  struct Record {
+    int64_t bytes;
+    Counter* counter;
+  };
   static void forget(void* context) {
-    const auto* bytes = static_cast<size_t*>(context);
-    meta_counter.subtract(static_cast<int64_t>(*bytes));
-    delete bytes;
+    const auto* record = static_cast<Record*>(context);
+    record->counter->subtract(record->bytes);
+    delete record;
   }
   static void nothing(void*) {}
 };
@@ -210,6 +221,13 @@ TORCH_LIBRARY_FRAGMENT(shardloop, m) {
   m.def("reset_peak_memory(str device) -> ()", [](const std::string& device) {
     Counter& counter = counter_of(device);
     counter.peak.store(counter.live.load());
+  });
+  // What meta tensors of this thread stand for from here on.
+  m.def("count_meta_as(str device) -> ()", [](const std::string& device) {
+    Counter& counter = counter_of(device);
+    if (&counter == &cpu_counter)
+      throw Error("BAD_ARGUMENT", "Expected what meta tensors can stand for, received cpu.");
+    meta_counter = &counter;
   });
   m.def("trim_memory() -> ()", [] {
     trim_large();

@@ -51,18 +51,39 @@ export interface AllocatorStats {
   peak: number;
 }
 
+/** What meta tensors stand for: memory of the device that a plan is about, of the host beside it, or of mapped files. */
+export type MetaMemory = 'meta' | 'meta:host' | 'meta:files';
+
 /**
  * What libtorch's CPU allocator holds for all threads of the process; with 'meta' what meta tensors would hold if they
- * had memory. Throws BAD_ARGUMENT for another device.
+ * had memory, without those that stand for others ({@link standingFor}). Throws BAD_ARGUMENT for another device.
  */
-export function allocatorStats(device: 'cpu' | 'meta' = 'cpu'): AllocatorStats {
+export function allocatorStats(device: 'cpu' | MetaMemory = 'cpu'): AllocatorStats {
   const [allocated, peak] = raw('shardloop::memory_stats', device) as [number, number];
   return { allocated, peak };
 }
 
 /** Lets {@link allocatorStats} begin to look for the peak anew. */
-export function resetPeak(device: 'cpu' | 'meta' = 'cpu'): void {
+export function resetPeak(device: 'cpu' | MetaMemory = 'cpu'): void {
   raw('shardloop::reset_peak_memory', device);
+}
+
+let standing: MetaMemory = 'meta';
+
+/**
+ * Runs `fn`, a plain function. Meta tensors that it makes are counted as `memory` as long as they live, apart from others:
+ * so a plan tells host memory and files from the device's. Throws BAD_ARGUMENT for another kind of memory.
+ */
+export function standingFor<T>(memory: MetaMemory, fn: () => T): T {
+  const before = standing;
+  raw('shardloop::count_meta_as', memory);
+  standing = memory;
+  try {
+    return fn();
+  } finally {
+    raw('shardloop::count_meta_as', before);
+    standing = before;
+  }
 }
 
 /**

@@ -1,5 +1,5 @@
 // Host memory for what the optimizer works on, while the model computes on a CUDA device.
-import { type DType, ops, type Tensor } from '../core/index.js';
+import { type DType, memory, ops, type Tensor } from '../core/index.js';
 
 /**
  * What lies in host memory: what the optimizer updates, with gradients and states ('optimizer'); and with it this rank's
@@ -7,8 +7,12 @@ import { type DType, ops, type Tensor } from '../core/index.js';
  */
 export type Offload = 'optimizer' | 'parameters';
 
-/** Zeros (size) in host memory; page-locked where they travel to a CUDA device, so that copies need not wait. */
+/**
+ * Zeros (size) in host memory; page-locked where they travel to a CUDA device, so that copies need not wait. In a plan
+ * (`device` is 'meta') they have no memory either, and are counted as the host's.
+ */
 export function hostZeros(size: number, dtype: DType, device: string): Tensor {
+  if (device === 'meta') return memory.standingFor('meta:host', () => ops.zeros([size], { dtype, device }));
   return ops.zeros([size], { dtype, device: 'cpu', pin_memory: device.startsWith('cuda') });
 }
 

@@ -194,6 +194,7 @@ export const planSchema = z.strictObject({
   precision: z.enum(['fp32', 'bf16', 'fp16']).default('fp32').describe('of the weights; half ones have an fp32 master'),
   ...pick('microBatch', 'gradAccum', 'optimizer', 'beta1'),
   ...pick('zero', 'shardRanks', 'reduceDtype', 'compress', 'compressRatio', 'bucketMb', 'checkpointing'),
+  ...pick('offload', 'offloadFolder'),
 });
 
 function pick<K extends keyof typeof training>(...keys: K[]): Pick<typeof training, K> {

@@ -1,10 +1,11 @@
 // What a run will take, before anything is started: the step of training itself on meta tensors (shapes without memory),
 // with the other ranks faked, while what the tensors would hold and what would cross the wire is counted.
 import Table from 'cli-table3';
-import { type DType, empty, ShardloopError, type Tensor } from '../core/index.js';
+import { call, type DType, empty, memory, ops, ShardloopError, type Tensor } from '../core/index.js';
 import { type Collective, createGroup, type Group } from '../dist/index.js';
 import { GPT2LMHeadModel, loadShape } from '../models/index.js';
 import { type Carry, segmentsOf } from '../nn/index.js';
+import type { Place } from '../optim/index.js';
 import { runSegments } from '../parallel/index.js';
 import { addLora } from '../peft/index.js';
 import { type PlanConfig, planSchema } from './config.js';
@@ -12,7 +13,7 @@ import { resolveConfig } from './config-sources.js';
 import { MemoryLedger, type MemoryUse } from './memory-ledger.js';
 import { makeOptimizer } from './optimizer.js';
 import { weightDtype } from './precision.js';
-import { spread } from './spread.js';
+import { fillsShards, spread } from './spread.js';
 
 /** What one rank does and holds in one step. */
 export interface Forecast {
@@ -24,6 +25,10 @@ export interface Forecast {
   readonly tokens: number;
   /** Kernels' scratch memory, what Gloo copies on its way, and the process itself (about 0.15 GB) are not in it. */
   readonly memory: MemoryUse;
+  /** What offload keeps in host memory besides; no activations. */
+  readonly host: Omit<MemoryUse, 'activations'>;
+  /** Bytes of the files that `offloadFolder` takes. */
+  readonly files: number;
   /** Bytes over the busiest link of a rank in one direction, by operation. */
   readonly wire: Partial<Record<Collective, number>>;
 }
@@ -34,19 +39,33 @@ export interface Forecast {
  */
 export async function forecast(options: Partial<PlanConfig>): Promise<Forecast> {
   const { config } = resolveConfig(planSchema, { flags: options });
-  const ledger = new MemoryLedger('meta');
+  const [ledger, host, files] = [
+    new MemoryLedger('meta'),
+    new MemoryLedger('meta:host'),
+    new MemoryLedger('meta:files'),
+  ];
+  const book = (kind: 'parameters' | 'optimizer' | 'gradients') => {
+    for (const each of [ledger, host, files]) each.book(kind);
+  };
   const model = await shapeOf(config);
+  if (fillsShards(config, { size: config.world })) {
+    // A run makes such a model without memory, and fills one shard after the other: no rank ever holds it whole.
+    for (const t of model.parameters()) call('shardloop::resize_storage_', t, 0);
+    memory.resetPeak('meta');
+  }
   const trainable = model.namedParameters().filter(([, t]) => t.requiresGrad);
   const counts = { parameters: count(model.parameters()), trainable: count(trainable.map(([, t]) => t)) };
   const group = await createGroup({ rank: 0, size: config.world, backend: 'fake', name: 'plan' });
   const segments = segmentsOf(model);
   const { strategy, groups, close } = await spread({ config, group }, segments);
-  ledger.book('parameters');
+  book('parameters');
+  const besideParts = config.offload === 'none' ? 'meta' : 'meta:host'; // states live where the parts do
   const rates = { lr: 1, weightDecay: 0, beta2: 0.999, epsilon: 1e-8 };
-  const optimizer = makeOptimizer(trainable, { ...config, ...rates }, strategy);
+  const make = () => makeOptimizer(trainable, { ...config, ...rates }, strategy, () => inFiles);
+  const optimizer = memory.standingFor(besideParts, make);
   try {
-    optimizer.prepare();
-    ledger.book('optimizer');
+    memory.standingFor(besideParts, () => optimizer.prepare());
+    book('optimizer');
     const { microBatch, gradAccum, checkpointing } = config;
     const length = config.seqLen ?? Math.min(1024, model.config.n_positions);
     let atStart: ReturnType<typeof busBytes>[] = [];
@@ -64,11 +83,12 @@ export async function forecast(options: Partial<PlanConfig>): Promise<Forecast> 
       if (step === 1) optimizer.zeroGrad();
       strategy.updated();
     }
-    ledger.book('gradients');
+    book('gradients');
+    const { activations: _, ...onHost } = host.use();
     const globalBatch = microBatch * gradAccum * config.world;
     return {
       ...{ ranks: config.world, ...counts, globalBatch, tokens: globalBatch * length },
-      memory: ledger.use(),
+      ...{ memory: ledger.use(), host: onHost, files: files.use().peak },
       wire: wireOf(groups, atStart),
     };
   } finally {
@@ -79,6 +99,9 @@ export async function forecast(options: Partial<PlanConfig>): Promise<Forecast> 
     model.dispose();
   }
 }
+
+/** States that a run keeps in files: no file is made. */
+const inFiles: Place = (_, values) => memory.standingFor('meta:files', () => ops.empty_like(values));
 
 async function shapeOf({ model: dir, ...config }: PlanConfig): Promise<GPT2LMHeadModel> {
   const dtype = weightDtype(config.precision);
@@ -127,7 +150,8 @@ function wireOf(
 }
 
 /** The forecast for people. */
-export function forecastTable({ ranks, parameters, trainable, globalBatch, tokens, memory, wire }: Forecast): string {
+export function forecastTable(forecast: Forecast): string {
+  const { ranks, parameters, trainable, globalBatch, tokens, wire } = forecast;
   const table = new Table({ style: { head: [], border: [] }, colAligns: ['left', 'left'] });
   const whole = (n: number) => n.toLocaleString('en-US');
   const size = (bytes: number) => `${whole(Math.round(bytes / 2 ** 20))} MiB`;
@@ -135,8 +159,18 @@ export function forecastTable({ ranks, parameters, trainable, globalBatch, token
   table.push(
     ['parameters', `${whole(parameters)}, of which ${whole(trainable)} train`],
     ['a step', `${whole(globalBatch)} sequences over ${whole(ranks)} ranks, ${whole(tokens)} tokens`],
-    ...Object.entries(memory).map(([kind, bytes]) => [`${kind} a rank`, size(bytes)] as [string, string]),
+    ...memoryRows(forecast).map(([what, bytes]) => [`${what} a rank`, size(bytes)] as [string, string]),
     ['on the wire a rank', sent.length > 0 ? sent.join(', ') : 'nothing'],
   );
   return table.toString();
+}
+
+/** Host memory and files only where something was put there. */
+function memoryRows({ memory, host, files }: Forecast): [string, number][] {
+  const onHost = Object.entries(host).map(([kind, bytes]) => [`${kind} in host memory`, bytes] as [string, number]);
+  return [
+    ...Object.entries(memory),
+    ...(host.peak > 0 ? onHost : []),
+    ...(files > 0 ? [['optimizer in files', files] as [string, number]] : []),
+  ];
 }

@@ -21,7 +21,7 @@ export class MemoryLedger {
   readonly #before: number;
   readonly #booked = new Map<keyof MemoryUse, number>();
 
-  /** `device`: 'cpu', 'cuda:0', or 'meta' for a plan. What is held at this moment counts under no kind. */
+  /** `device`: 'cpu', 'cuda:0', or for a plan 'meta', 'meta:host' or 'meta:files'. What is held at this moment counts under no kind. */
   constructor(device: string) {
     this.#device = device;
     this.#before = this.#allocated();
@@ -65,7 +65,7 @@ export class MemoryLedger {
     return this.#device.startsWith('cuda') && isCudaAvailable();
   }
 
-  get #plain(): 'cpu' | 'meta' {
-    return this.#device === 'meta' ? 'meta' : 'cpu';
+  get #plain(): 'cpu' | memory.MetaMemory {
+    return this.#device.startsWith('meta') ? (this.#device as memory.MetaMemory) : 'cpu';
   }
 }

@@ -31,13 +31,21 @@ export type OptimizerConfig = Pick<
 > &
   Partial<Pick<TrainingConfig, 'offloadFolder'>>;
 
-/** The optimizer of this rank's part of what trains; half-precision parameters get fp32 masters. */
-export function makeOptimizer(named: [string, Tensor][], config: OptimizerConfig, strategy: Strategy): Optimizer {
+/**
+ * The optimizer of this rank's part of what trains; half-precision parameters get fp32 masters. `files` makes the place of
+ * states that live in files.
+ */
+export function makeOptimizer(
+  named: [string, Tensor][],
+  config: OptimizerConfig,
+  strategy: Strategy,
+  files: (folder: string) => Place = mappedFiles,
+): Optimizer {
   const groups: Groups = decayGroups(named, { weightDecay: config.weightDecay }).map(({ params, weightDecay }) => ({
     params: partsOf(strategy, params),
     weightDecay,
   }));
-  const place = config.offloadFolder === undefined ? undefined : mappedFiles(config.offloadFolder);
+  const place = config.offloadFolder === undefined ? undefined : files(config.offloadFolder);
   const make = (of: Groups): Optimizer =>
     config.optimizer === 'muon' ? muon(of, named, config, strategy, place) : updateRule(of, config, place);
   if (!hasMasters(config.precision)) return make(groups);

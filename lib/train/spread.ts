@@ -6,8 +6,12 @@ import { type Compression, replicate, type Strategy, zero } from '../parallel/in
 import { checkSpread, type SpreadConfig } from './option-check.js';
 
 /** Whether the model is made on the meta device and filled shard by shard, so that no rank ever holds it whole. */
-export function fillsShards(config: Pick<SpreadConfig, 'zero' | 'shardRanks'>, { size }: Group): boolean {
-  return config.zero === 3 && (config.shardRanks ?? size) > 1;
+export function fillsShards(
+  config: Pick<SpreadConfig, 'zero' | 'shardRanks' | 'offload'>,
+  { size }: Pick<Group, 'size'>,
+): boolean {
+  // One rank alone is not sharded, unless its parameters are to be elsewhere: they may not fit on the device at once.
+  return config.zero === 3 && ((config.shardRanks ?? size) > 1 || config.offload === 'parameters');
 }
 
 /** A strategy, and what to call when nothing uses it any more. */

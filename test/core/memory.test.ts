@@ -114,3 +114,26 @@ it('trim gives back what the heap keeps of freed blocks', () => {
   expect(last.numel).toBe(8 << 20);
   last.dispose();
 });
+
+it('meta tensors are counted as what they stand for, as long as they live', () => {
+  const held = () =>
+    (['meta', 'meta:host', 'meta:files'] as const).map((kind) => memory.allocatorStats(kind).allocated);
+  const before = held();
+  const since = () => held().map((bytes, i) => bytes - before[i]!);
+  const make = () => empty([256], { device: 'meta' });
+  const [host, files] = memory.standingFor('meta:host', () => [make(), memory.standingFor('meta:files', make)]);
+  const [again, device] = [memory.standingFor('meta:host', make), make()];
+  expect(since()).toEqual([1024, 2048, 1024]);
+  for (const t of [host!, again]) t.dispose();
+  expect(since()).toEqual([1024, 0, 1024]);
+  const fails = () => {
+    throw new Error('within');
+  };
+  expect(() => memory.standingFor('meta:host', fails)).toThrow('within');
+  expect(() => memory.standingFor('cpu' as 'meta', make)).toThrow('what meta tensors can stand for, received cpu');
+  expect(() => memory.standingFor('disk' as 'meta', make)).toThrow('cpu, meta, meta:host or meta:files, received disk');
+  const after = make();
+  expect(since()).toEqual([2048, 0, 1024]);
+  for (const t of [files!, device, after]) t.dispose();
+  expect(since()).toEqual([0, 0, 0]);
+});
