@@ -9,6 +9,7 @@ import { generation } from './generation.js';
 import { printVerdicts, type Report } from './harness.js';
 import { memory } from './memory.js';
 import { optimizer } from './optimizer.js';
+import { overlap } from './overlap.js';
 import { writePage } from './page.js';
 import { startUp } from './start-up.js';
 import { step } from './step.js';
@@ -21,6 +22,7 @@ const BENCHMARKS: Record<string, (json: boolean) => Promise<Report>> = {
   zero,
   checkpoint,
   memory,
+  overlap,
   step,
   generation,
   start: startUp,

@@ -1,7 +1,8 @@
-// Our side of bench/zero.ts: one rank of a training run. Arguments: the way (ddp, zero1, zero2, zero3), the model's
+// Our side of bench/zero.ts and bench/overlap.ts: one rank of a training run. Arguments: the way (ddp, zero1, zero2, zero3), the model's
 // folder, its precision (fp32, bf16), rows a rank, tokens a row, rank, size, the port of the store. Commands on stdin:
-// `step N` answers the nanoseconds of one of N steps, `check` the last loss, `memory` the peak of resident bytes.
-import { readFileSync } from 'node:fs';
+// `step N` answers the nanoseconds of one of N steps, `check` the last loss, `memory` the peak of resident bytes. `timeline N
+// FILE` is a `step N` whose timeline rank 0 writes. SHARDLOOP_BENCH_BACKEND names a backend.
+import { readFileSync, writeFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { dist, loadModel, nn, optim, parallel, setNumThreads, type Tensor, tensor, trainStep } from 'shardloop';
 
@@ -9,6 +10,7 @@ const [way, folder, precision, ...numbers] = process.argv.slice(2) as [string, s
 const [rows, length, rank, size, port] = numbers.map(Number) as [number, number, number, number, number];
 setNumThreads(1);
 const group = await dist.createGroup({
+  backend: process.env.SHARDLOOP_BENCH_BACKEND as 'shm' | 'gloo' | undefined,
   ...{ rank, size, store: { host: '127.0.0.1', port, serve: rank === 0 } },
   oneHost: true,
 });
@@ -44,16 +46,20 @@ const make = () => {
 
 let loss = Number.NaN;
 for await (const line of createInterface({ input: process.stdin })) {
-  const [command, count] = line.split(' ');
+  const [command, count, file] = line.split(' ');
   if (command === 'check') console.log(loss);
   else if (command === 'memory') {
     const peak = /VmHWM:\s+(\d+) kB/.exec(readFileSync('/proc/self/status', 'utf8'))![1];
     console.log(Number(peak) * 1024);
   } else {
     await group.barrier().done();
+    const timeline = command === 'timeline' ? dist.startTimeline() : null;
     const start = process.hrtime.bigint();
     for (let i = 0; i < Number(count); i++) loss = (await trainStep(context, [make])).loss;
-    console.log(Number(process.hrtime.bigint() - start) / Number(count));
+    const time = Number(process.hrtime.bigint() - start);
+    const ranks = await timeline?.take(group);
+    if (ranks) writeFileSync(file!, JSON.stringify(ranks));
+    console.log(time / Number(count));
   }
 }
 await group.destroy();
