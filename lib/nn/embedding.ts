@@ -1,5 +1,6 @@
 // The table lookup.
-import { describe, empty, ops, ShardloopError, Tensor } from '../core/index.js';
+import { call, describe, empty, isFloatingDType, ops, ShardloopError, Tensor } from '../core/index.js';
+import { isOnKernelDevice } from './fused.js';
 import * as init from './init.js';
 import { Module } from './module.js';
 import { size, type TensorOptions } from './options.js';
@@ -35,7 +36,10 @@ export class Embedding extends Module {
         `Embedding: expected ids as an int64 or int32 tensor, received ${received}`,
       );
     }
-    return ops.embedding(this.weight, ids); // (..., size)
+    // Ours adds the rows of its gradient to one that the weight has already, instead of making one of the table's size.
+    const isOurs =
+      isOnKernelDevice(this.weight) && isFloatingDType(this.weight.dtype) && ids.device === this.weight.device;
+    return isOurs ? (call('shardloop::embedding', this.weight, ids) as Tensor) : ops.embedding(this.weight, ids); // (..., size)
   }
 
   override extraRepr(): string {

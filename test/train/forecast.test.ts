@@ -44,10 +44,20 @@ describe('the states of 124 M parameters in bf16 with fp32 masters and AdamW, by
 
   it('but not the sums of a shard besides, which would be 2 Psi/N more', async () => {
     const { parameters: psi, memory: use } = await forecast({ ...small, zero: 1, world: 2 });
-    const embedding = 2 * (50257 + 32) * 768; // its gradient beside the head's of the same weight
+    const embedding = 2 * (50257 + 32) * 768; // its gradient of the last micro-batch's head, beside the sum of those before
     const buckets = 2 * (16 + 16 / 2) * MIB;
     expect(use.peak).toBeLessThan(1.03 * (4 + 12 / 2) * psi + embedding + buckets);
   });
+});
+
+it('the tied table has one gradient, not a second one of the embedding', async () => {
+  for (const [precision, bytes] of [
+    ['fp32', 4 + 8 + 4],
+    ['bf16', 2 + 12 + 2],
+  ] as const) {
+    const { parameters: psi, memory: use } = await forecast({ seqLen: 32, microBatch: 1, precision });
+    expect(use.peak).toBeLessThan(bytes * psi + 2 * MIB); // parameters, optimizer, gradients; the table has 77 or 154 MB
+  }
 });
 
 describe('forecast', () => {
