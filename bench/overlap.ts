@@ -16,7 +16,7 @@ const LENGTH = 256;
 const STEPS = 2;
 const ROUNDS = Number(process.env.SHARDLOOP_BENCH_ROUNDS ?? 3);
 
-/** The strategies, as training-rank.ts calls them. */
+/** The strategies, as training-process.ts calls them. */
 const WAYS: Record<string, string> = { replicate: 'ddp', stage1: 'zero1', stage2: 'zero2', stage3: 'zero3' };
 const BACKENDS = ['shm', 'gloo'];
 const ALL = Object.keys(WAYS).flatMap((way) =>
@@ -88,9 +88,11 @@ function shape() {
 /** A first step, and then {@link ROUNDS} timelines: nanoseconds of a step, and what each rank did. */
 async function measure(folder: string, name: string, { way, backend, rows }: Work) {
   const port = await freePort();
-  const program = fileURLToPath(new URL('training-rank.ts', import.meta.url));
+  const program = fileURLToPath(new URL('training-process.ts', import.meta.url));
   const commands = Array.from({ length: SIZE }, (_, rank) =>
-    [process.execPath, '--import', 'tsx', program, way, folder, 'fp32', rows, LENGTH, rank, SIZE, port].map(String),
+    [process.execPath, '--import', 'tsx', program, way, folder, 'fp32', 'all', rows, LENGTH, 1, rank, SIZE, port].map(
+      String,
+    ),
   );
   const ranks = startRanks(name, commands, { SHARDLOOP_BENCH_BACKEND: backend });
   try {

@@ -1,5 +1,5 @@
 """Python's side of bench/step.ts: a training run in one process by torch, transformers and peft. A way, then arguments
-and commands as in step-process.ts; the way is eager or compiled, in bf16 with all weights in bf16, or autocast or autocast-compiled with
+and commands as in training-process.ts; the way is eager or compiled, in bf16 with all weights in bf16, or autocast or autocast-compiled with
 fp32 weights. Scaled-dot-product attention, fused AdamW, gradients clipped at 1, no dropout.
 """
 import os

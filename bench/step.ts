@@ -48,7 +48,7 @@ export async function step(json: boolean): Promise<Report> {
       const contestants: Contestant[] = [
         {
           label: 'shardloop',
-          commands: [[process.execPath, '--import', 'tsx', here('step-process.ts'), ...args]],
+          commands: [[process.execPath, '--import', 'tsx', here('training-process.ts'), 'alone', ...args]],
           env,
         },
         ...ways.map((way) => ({

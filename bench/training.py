@@ -1,5 +1,5 @@
 """Python's side of bench/zero.ts: one rank of a training run by torch's own ways. Arguments and commands as in
-training-rank.ts; the way is ddp, zero1 (DDP with ZeroRedundancyOptimizer), fsdp2 (fully_shard), or deepspeed1..3 where
+training-process.ts; the way is ddp, zero1 (DDP with ZeroRedundancyOptimizer), fsdp2 (fully_shard), or deepspeed1..3 where
 DeepSpeed is installed. Gradients are clipped at 1; AdamW is the fused one where the way takes it.
 """
 import os
@@ -18,9 +18,10 @@ logging.disable_progress_bar()
 # Libraries print on stdout: answers go out by a descriptor of their own.
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
-way, folder, precision = sys.argv[1:4]
-rows, length, rank, size, port = map(int, sys.argv[4:9])
-torch.set_num_threads(1)
+way, folder, precision, what = sys.argv[1:5]
+assert what == "all", what
+rows, length, threads, rank, size, port = map(int, sys.argv[5:11])
+torch.set_num_threads(threads)
 store = dist.TCPStore("127.0.0.1", port, size, rank == 0)
 dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
 dtype = torch.bfloat16 if precision == "bf16" else torch.float32

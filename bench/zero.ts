@@ -49,7 +49,7 @@ export async function zero(json: boolean): Promise<Report> {
       for (const way of WAYS) {
         const peers = PEERS[way]!.filter((peer) => !peer.startsWith('deepspeed') || hasDeepSpeed());
         const contestants = [
-          { label: 'shardloop', line: [process.execPath, '--import', 'tsx', here('training-rank.ts'), way] },
+          { label: 'shardloop', line: [process.execPath, '--import', 'tsx', here('training-process.ts'), way] },
           ...peers.map((peer) => ({
             label: `Python ${peer}`,
             line: [oraclePython(), '-u', here('training.py'), peer],
@@ -57,7 +57,7 @@ export async function zero(json: boolean): Promise<Report> {
         ].map(async ({ label, line }) => {
           const port = await freePort();
           const commands = Array.from({ length: SIZE }, (_, rank) =>
-            [...line, folder, precision, work.rows, LENGTH, rank, SIZE, port].map(String),
+            [...line, folder, precision, 'all', work.rows, LENGTH, 1, rank, SIZE, port].map(String),
           );
           return { label, commands };
         });

@@ -39,7 +39,7 @@ const CASES = [
 ] as const;
 
 /** Table, gradient that it has, gradient of the looked-up rows, ids. */
-const made = ([rows, width, count]: (typeof CASES)[number], dtype: DType) =>
+const made = ([rows, width, count]: readonly [number, number, number], dtype: DType) =>
   [
     ...[randn([rows, width]), randn([rows, width]), randn([count, width])].map((t) => t.to({ dtype })),
     idsOf(count, rows),

@@ -8,7 +8,7 @@ import { startRanks } from '../../bench/rank-pair.js';
 
 const STEPS = 50;
 const bench = (name: string) => fileURLToPath(new URL(`../../bench/${name}`, import.meta.url));
-const ours = [process.execPath, '--import', 'tsx', bench('step-process.ts')];
+const ours = [process.execPath, '--import', 'tsx', bench('training-process.ts'), 'alone'];
 const python = (way: string) => [oraclePython(), '-u', bench('step.py'), way];
 
 /** By run, the losses of each step. */
