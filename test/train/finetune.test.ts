@@ -92,6 +92,19 @@ describe('results', () => {
       await expect(mergeAdapter({ ...again, out: to, overwrite: true }), to).rejects.toMatchObject(refused);
   });
 
+  it.runIf(existsSync('/proc/self/maps'))('generates from weights that stay in their file', async () => {
+    const { signal } = new AbortController();
+    let isMapped = false;
+    const isAborted = () => {
+      isMapped ||= readFileSync('/proc/self/maps', 'utf8').includes(join(tiny.model, 'model.safetensors'));
+      return false;
+    };
+    Object.defineProperty(signal, 'aborted', { get: isAborted }); // asked between two tokens
+    const ask = { prompt: 'Say', maxNewTokens: 2, temperature: 0, seed: 1, device: 'cpu' as const };
+    await generateText({ ...ask, model: tiny.model, signal });
+    expect(isMapped).toBe(true);
+  });
+
   it('never writes over the model that it tunes', async () => {
     const { out } = await run({ method: 'full', lr: 1e-3 });
     const model = join(out, 'model');
