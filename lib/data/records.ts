@@ -3,9 +3,7 @@
 import { basename } from 'node:path';
 import { ShardloopError } from '../core/errors.js';
 import { readLines } from './data-file.js';
-import { readCsv } from './read-csv.js';
 import { type RawRecord, readJsonArray, readJsonLines } from './read-json.js';
-import { readParquet } from './read-parquet.js';
 import { badRecord, type DataRecord, parseRecord, type RecordShape, type TextRecord } from './record-shape.js';
 
 /** The formats of data files. */
@@ -60,7 +58,7 @@ export async function* readRecords(file: string, options: ReadOptions = {}): Asy
     if (!any) throw badRecord({ file, line: 1 }, 'expected some text, got an empty file');
     return;
   }
-  for await (const { value, source } of rawRecords(file, format, maxBytes)) {
+  for await (const { value, source } of await rawRecords(file, format, maxBytes)) {
     const { record, shape } = parseRecord(value, source);
     first ??= { shape, line: source.line };
     if (shape !== first.shape) {
@@ -83,10 +81,16 @@ export async function loadRecords(files: string | readonly string[], options: Re
   return records;
 }
 
-function rawRecords(file: string, format: Exclude<DataFormat, 'text'>, maxBytes: number): AsyncGenerator<RawRecord> {
+async function rawRecords(
+  file: string,
+  format: Exclude<DataFormat, 'text'>,
+  maxBytes: number,
+): Promise<AsyncGenerator<RawRecord>> {
   if (format === 'json') return readJsonArray(file);
   if (format === 'jsonl') return readJsonLines(file, maxBytes);
-  return format === 'csv' ? readCsv(file, maxBytes) : readParquet(file);
+  // Their parsers are loaded when a file needs them.
+  if (format === 'csv') return (await import('./read-csv.js')).readCsv(file, maxBytes);
+  return (await import('./read-parquet.js')).readParquet(file);
 }
 
 async function* readTextRecords(

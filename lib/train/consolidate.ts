@@ -36,10 +36,7 @@ export interface Consolidated {
   tensors: number;
 }
 
-/**
- * Writes a checkpoint's weights as a Hugging Face folder, or as PEFT's adapter folder, with configuration and tokenizer.
- * Throws BAD_CONFIG for folders that do not fit, BAD_CHECKPOINT for a damaged checkpoint or one that tells too little.
- */
+/** See runs.ts, which loads this. */
 export async function consolidate(options: ConsolidateOptions): Promise<Consolidated> {
   const { out, model } = options;
   const path = requireFolder('CHECKPOINT', options.checkpoint);

@@ -17,11 +17,7 @@ import { fillsShards } from './spread.js';
 /** What {@link finetune} takes; see the schema for every key. */
 export type FinetuneOptions = z.input<typeof finetuneSchema>;
 
-/**
- * Tune a model on records. Every rank of the group calls it; rank 0 writes `out/adapter` (lora) or `out/model` (full),
- * metrics.jsonl, events for TensorBoard, loss.svg and run.json.
- * Throws BAD_CONFIG, BAD_RECORD (before training begins), BAD_MODEL, BAD_CHECKPOINT, NON_FINITE, INTERRUPTED.
- */
+/** See runs.ts, which loads this. */
 export async function finetune(config: FinetuneOptions, options: RunOptions = {}): Promise<RunResult> {
   const run = await openRun('finetune', resolveConfig(finetuneSchema, { flags: config }).config, options);
   const opened: { dispose(): void }[] = [];

@@ -48,7 +48,7 @@ export interface GeneratedText {
   finishReason: FinishReason;
 }
 
-/** Load, encode, generate, decode. Throws BAD_CONFIG, BAD_MODEL, BAD_ARGUMENT, NO_CUDA. */
+/** See runs.ts, which loads this. */
 export async function generateText(options: GenerateTextOptions): Promise<GeneratedText> {
   const { adapter, prompt, maxNewTokens, temperature, topK, topP, seed, signal } = options;
   setNumThreads(options.threads ?? availableParallelism());

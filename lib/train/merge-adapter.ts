@@ -19,7 +19,7 @@ export interface MergeOptions {
   overwrite?: boolean;
 }
 
-/** Load, add, write; the adapter's chat template goes with it. Returns where it stands and how many layers were changed. Throws BAD_CONFIG, BAD_MODEL. */
+/** See runs.ts, which loads this. */
 export async function mergeAdapter(options: MergeOptions): Promise<{ out: string; merged: number }> {
   const dir = requireFolder('--model', options.model);
   const adapter = requireFolder('--adapter', options.adapter);

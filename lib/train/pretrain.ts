@@ -17,11 +17,7 @@ import { readText } from './text.js';
 /** What {@link pretrain} takes; see the schema for every key. */
 export type PretrainOptions = z.input<typeof pretrainSchema>;
 
-/**
- * Train a GPT from random weights on text. Every rank of the group calls it; rank 0 writes `out/model`, metrics.jsonl,
- * events for TensorBoard, loss.svg and run.json.
- * Throws BAD_CONFIG, BAD_RECORD (before training begins), BAD_CHECKPOINT, NON_FINITE, INTERRUPTED.
- */
+/** See runs.ts, which loads this. */
 export async function pretrain(config: PretrainOptions, options: RunOptions = {}): Promise<RunResult> {
   const run = await openRun('pretrain', resolveConfig(pretrainSchema, { flags: config }).config, options);
   const opened: { dispose(): void }[] = [];

@@ -26,6 +26,22 @@ export function importsOf(text: string): string[] {
   return ts.preProcessFile(text, true, true).importedFiles.map((file) => file.fileName);
 }
 
+/** What is loaded with a TypeScript file: its static imports and re-exports of values, without types and `import()`. */
+export function loadedWith(text: string): string[] {
+  const { statements } = ts.createSourceFile('file.ts', text, ts.ScriptTarget.Latest);
+  return statements.flatMap((statement) => {
+    const isImport = ts.isImportDeclaration(statement);
+    if (!isImport && !ts.isExportDeclaration(statement)) return [];
+    const clause = isImport ? statement.importClause : statement;
+    const names = isImport ? statement.importClause?.namedBindings : statement.exportClause;
+    const isNamed = names !== undefined && (ts.isNamedImports(names) || ts.isNamedExports(names));
+    const hasDefault = isImport && statement.importClause?.name !== undefined;
+    const onlyTypes = isNamed && !hasDefault && names.elements.every((element) => element.isTypeOnly);
+    if (statement.moduleSpecifier === undefined || clause?.isTypeOnly || onlyTypes) return [];
+    return [(statement.moduleSpecifier as ts.StringLiteral).text];
+  });
+}
+
 /** The file that a relative import in `path` means, as a path from the root; null for packages. */
 export function resolveImport(path: string, specifier: string): string | null {
   if (!specifier.startsWith('.')) return null;

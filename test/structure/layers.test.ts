@@ -1,6 +1,6 @@
 // Imports in lib/ go down only, floor by floor; folders of one floor do not know each other. Every import is read.
 import { expect, test } from 'vitest';
-import { importsOf, projectFiles, read, resolveImport } from './files.js';
+import { importsOf, loadedWith, projectFiles, read, resolveImport } from './files.js';
 
 /** From the top to the ground; a folder may import from its own and from lower floors. */
 const FLOORS: readonly (readonly string[])[] = [
@@ -72,4 +72,20 @@ test('only packages that package.json names are imported', () => {
       .map((name) => `${path}: ${name}`),
   );
   expect(packages).toEqual([]);
+});
+
+test('importing the package loads no parser of files, schema or table: they come when they are needed', () => {
+  const seen = new Set(['lib/index.ts']);
+  const packages = new Set<string>();
+  for (const path of seen) {
+    for (const specifier of loadedWith(read(path))) {
+      const file = resolveImport(path, specifier);
+      if (file !== null) seen.add(file);
+      else if (!specifier.startsWith('node:')) packages.add(specifier);
+    }
+  }
+  expect([...packages].sort()).toEqual(['@huggingface/jinja', '@huggingface/tokenizers']);
+  const text = `import a from './a.js';\nexport * from './b.js';\nexport { type C, d } from './c.js';\nimport './e.js';
+    import type { F } from './f.js';\nexport { type G } from './g.js';\nawait import('./h.js');\nexport const i = 1;`;
+  expect(loadedWith(text)).toEqual(['./a.js', './b.js', './c.js', './e.js']);
 });
