@@ -60,7 +60,9 @@ bool fits_storage(const at::Tensor& tensor) {
 }
 
 bool touches_memory(const c10::FunctionSchema& schema) {
-  if (schema.name() == "shardloop::resize_storage_") return false;
+  const std::string& name = schema.name();
+  if (name == "shardloop::resize_storage_" || name == "shardloop::expect_rows" || name == "shardloop::take_rows")
+    return false;
   for (const c10::Argument& result : schema.returns()) {
     if (result.alias_info() && !result.alias_info()->isWrite()) return false;  // makes a view
   }

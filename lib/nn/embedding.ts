@@ -14,6 +14,18 @@ export interface EmbeddingOptions extends TensorOptions {
   size: number;
 }
 
+const lookups = new WeakMap<Tensor, number>();
+
+/** Begins to count, from 0, how many ids embeddings look up in a table. */
+export function countLookups(table: Tensor): void {
+  lookups.set(table, 0);
+}
+
+/** How many ids were looked up in a table since its {@link countLookups}; 0 without. */
+export function lookupsOf(table: Tensor): number {
+  return lookups.get(table) ?? 0;
+}
+
 /** Rows of a table by id: int64 or int32 (...) -> (..., size). `weight` is (count, size) and starts as N(0, 1). */
 export class Embedding extends Module {
   readonly count: number;
@@ -36,6 +48,8 @@ export class Embedding extends Module {
         `Embedding: expected ids as an int64 or int32 tensor, received ${received}`,
       );
     }
+    const known = lookups.get(this.weight);
+    if (known !== undefined) lookups.set(this.weight, known + ids.numel);
     // Ours adds the rows of its gradient to one that the weight has already, instead of making one of the table's size.
     const isOurs =
       isOnKernelDevice(this.weight) && isFloatingDType(this.weight.dtype) && ids.device === this.weight.device;

@@ -4,7 +4,7 @@ import { type DType, isAutocastEnabled, type Tensor } from '../core/index.js';
 const DTYPES: ReadonlySet<DType> = new Set(['float32', 'bfloat16', 'float16']);
 
 /** Whether a tensor lies where the kernels run. On the meta device they give shapes, for plans. */
-export function isOnKernelDevice({ device }: Tensor): boolean {
+export function isOnKernelDevice({ device }: { readonly device: string }): boolean {
   return device === 'cpu' || device === 'meta';
 }
 

@@ -23,6 +23,8 @@ export interface BucketPlan {
   readonly segments: readonly number[];
   /** Whether its parameters require grad: all or none of them do. */
   readonly trains: boolean;
+  /** The head of a tied table, which has a bucket of its own (tied-table.ts); else null. */
+  readonly headAt: number | null;
 }
 
 /** Options of {@link planBuckets}. */
@@ -33,6 +35,8 @@ export interface BucketOptions {
   bySegment?: boolean;
   /** Frozen parameters have buckets of their own; else they have none. Default false. */
   frozen?: boolean;
+  /** Tied tables, by the segment of their head; each has a bucket of its own. Default: none. */
+  tables?: ReadonlyMap<Tensor, number>;
 }
 
 /**
@@ -41,7 +45,7 @@ export interface BucketOptions {
  * the lowest index.
  */
 export function planBuckets(segments: readonly Segment[], options: BucketOptions): BucketPlan[] {
-  const { bytes: limit, bySegment = false, frozen = false } = options;
+  const { bytes: limit, bySegment = false, frozen = false, tables } = options;
   const readers = new Map<Tensor, number[]>();
   for (const [k, segment] of segments.entries()) {
     for (const parameter of segmentParameters(segment)) {
@@ -57,7 +61,9 @@ export function planBuckets(segments: readonly Segment[], options: BucketOptions
     for (const [parameter, readBy] of readers) {
       if (readBy[0] !== k) continue;
       const trains = parameter.requiresGrad;
-      const kind = [parameter.dtype, parameter.device, trains, bySegment ? readBy : ''].join(' ');
+      const headAt = tables?.get(parameter) ?? null;
+      const apart = headAt === null ? '' : `table ${open.size}`;
+      const kind = [parameter.dtype, parameter.device, trains, bySegment ? readBy : '', apart].join(' ');
       const { numel } = parameter;
       const bytes = numel * dtypeBytes(parameter.dtype);
       let bucket = open.get(kind);
@@ -65,7 +71,7 @@ export function planBuckets(segments: readonly Segment[], options: BucketOptions
         buckets.push(plan(bucket));
         bucket = undefined;
       }
-      bucket ??= { slots: [], numel: 0, bytes: 0, readyAt: k, segments: new Set(), trains };
+      bucket ??= { slots: [], numel: 0, bytes: 0, readyAt: k, segments: new Set(), trains, headAt };
       open.set(kind, bucket);
       bucket.slots.push({ parameter, offset: bucket.numel, numel });
       bucket.numel += numel;
@@ -85,8 +91,9 @@ interface Filling {
   readyAt: number;
   segments: Set<number>;
   trains: boolean;
+  headAt: number | null;
 }
 
-function plan({ slots, numel, readyAt, segments, trains }: Filling): BucketPlan {
-  return { slots, numel, readyAt, segments: [...segments].sort((a, b) => a - b), trains };
+function plan({ slots, numel, readyAt, segments, trains, headAt }: Filling): BucketPlan {
+  return { slots, numel, readyAt, segments: [...segments].sort((a, b) => a - b), trains, headAt };
 }

@@ -4,12 +4,15 @@
 // States of a bucket: free -> scattering (reduce-scatter over the ranks of the shards) -> summing (hybrid only: all-reduce
 // of the shard's part over its replicas) -> free. There are two buckets of a kind, so that one is filled while the other is
 // on its way. Where both are, the launch waits for the older. A bucket holds the same piece of every rank's shard:
-// whole (size, n), of which rank r receives row r.
+// whole (size, n), of which rank r receives row r. The gradient of a tied table (tied-table.ts), of which two buckets would
+// hold a part only, leaves as it is where it fills its shards; it and the rows that follow take their turn without a bucket.
 import { type DType, dtypeBytes, keep, noGrad, ops, scope, type Tensor, tensor, zeros } from '../core/index.js';
 import type { Group, Work } from '../dist/index.js';
 import { type Codec, type Compression, codecOf, emptyMemory } from './compress.js';
 import { hostZeros } from './offload.js';
 import type { ShardedUnit } from './sharded-unit.js';
+import type { Part } from './strategy.js';
+import { type TableRows, TiedTable } from './tied-table.js';
 
 /** How gradients travel. */
 export interface ReductionOptions {
@@ -45,6 +48,7 @@ interface Chunk {
 
 interface UnitState {
   readonly unit: ShardedUnit;
+  readonly table: TiedTable | null;
   readonly chunks: readonly Chunk[];
   /** This rank's sums of the step under way (shardSize), on the host with offload; see {@link ReductionOptions.keepsSums}. */
   sum: Tensor | null;
@@ -74,6 +78,14 @@ interface Flight {
   hop: 'scattering' | 'summing';
 }
 
+/** What travels of a tied table without a bucket: its rows from all ranks, or all of it into the sum. */
+interface TableFlight {
+  readonly state: UnitState;
+  readonly rows: TableRows | null;
+  readonly work: Work;
+  readonly hop: 'scattering';
+}
+
 const BUCKETS_OF_A_KIND = 2;
 
 export class GradientShards {
@@ -82,7 +94,7 @@ export class GradientShards {
   readonly #replicas: Group | null;
   readonly #options: ReductionOptions;
   readonly #buckets = new Map<string, Bucket[]>();
-  readonly #flights: Flight[] = []; // in the order of launch, which is the same on every rank
+  readonly #flights: (Flight | TableFlight)[] = []; // in the order of launch, which is the same on every rank
 
   /** `replicas`: the ranks that hold the same shards, whose sums are added too. */
   constructor(units: readonly ShardedUnit[], group: Group, replicas: Group | null, options: ReductionOptions) {
@@ -95,13 +107,29 @@ export class GradientShards {
         const bytes = dtypeBytes(this.#wireDtype(unit));
         const most = Math.floor(options.bucketBytes / bytes / group.size);
         const chunks = chunksOf(unit, group.size, Math.max(1, Math.min(most, unit.shardSize)));
-        return { unit, chunks, sum: null, holds: false, had: unit.plan.slots.map(() => false) };
+        const table = unit.plan.headAt === null ? null : new TiedTable(unit.plan, group);
+        return { unit, table, chunks, sum: null, holds: false, had: unit.plan.slots.map(() => false) };
       });
   }
 
-  /** Starts to reduce the gradients of the units whose last reader is segment k, and drops them. */
+  /** Segment k is about to run forward. */
+  begin(k: number): void {
+    for (const { table } of this.#states) table?.begin(k);
+  }
+
+  /** Starts to reduce the gradients of the units that segment k completes, and drops them. */
   reduce(k: number): void {
-    for (const state of this.#states) if (state.unit.plan.readyAt === k) this.#launch(state);
+    for (const state of this.#states) {
+      const due = state.table === null ? state.unit.plan.readyAt === k && 'whole' : state.table.due(k);
+      if (due === 'rows') {
+        const rows = state.table!.sendRows(this.#options.op);
+        this.#flights.push({ state, rows, work: rows.work, hop: 'scattering' });
+        state.had[0] = true;
+      }
+      if (due !== 'whole') continue;
+      this.#launch(state);
+      state.table?.sent();
+    }
   }
 
   #launch(state: UnitState): void {
@@ -114,11 +142,26 @@ export class GradientShards {
         });
         for (const [i, gradient] of gradients.entries()) if (gradient !== null) state.had[i] = true;
         const adds = state.holds;
-        for (const chunk of state.chunks) this.#send(state, chunk, gradients, adds);
+        if (this.#fillsSum(state)) this.#sendWhole(state, gradients[0] ?? null);
+        else for (const chunk of state.chunks) this.#send(state, chunk, gradients, adds);
         state.holds = true;
         for (const { parameter } of slots) parameter.grad = null;
       }),
     );
+  }
+
+  /** Whether a table's gradient is laid out as what is scattered, and its sums have no other ones to be added to. */
+  #fillsSum({ table, unit, holds }: UnitState): boolean {
+    const { plan, shardSize, offload } = unit;
+    return table !== null && !holds && offload === undefined && plan.numel === shardSize * this.#group.size;
+  }
+
+  #sendWhole(state: UnitState, gradient: Tensor | null): void {
+    const sum = this.#sumOf(state);
+    const whole = gradient ?? ops.new_zeros(sum, [sum.numel * this.#group.size]);
+    const work = this.#group.reduceScatter(sum, whole, this.#options.op); // it holds the gradient
+    this.#flights.push({ state, rows: null, work, hop: 'scattering' });
+    this.#advance();
   }
 
   #send(state: UnitState, chunk: Chunk, gradients: readonly (Tensor | null)[], accumulates: boolean): void {
@@ -158,9 +201,9 @@ export class GradientShards {
   }
 
   /** A piece has arrived: unpacks it, if it is packed. */
-  #receive(flight: Flight): void {
+  #receive(flight: Flight | TableFlight): void {
     flight.work.wait(); // throws if it failed; with NCCL, orders the streams
-    if (flight.packed === null) return;
+    if ('rows' in flight || flight.packed === null) return;
     const { packed, chunk, target } = flight;
     noGrad(() =>
       scope(() => {
@@ -218,7 +261,7 @@ export class GradientShards {
     const flights = this.#flights;
     if (this.#replicas !== null) {
       for (const flight of flights) {
-        if (flight.hop === 'summing') continue;
+        if (flight.hop === 'summing' || 'rows' in flight) continue;
         if (!flight.work.isCompleted) break;
         this.#receive(flight);
         flight.work = this.#replicas.allReduce(flight.target, this.#options.op);
@@ -228,8 +271,23 @@ export class GradientShards {
     const lastHop = this.#replicas === null ? 'scattering' : 'summing';
     while (flights[0] !== undefined && flights[0].hop === lastHop && flights[0].work.isCompleted) {
       this.#receive(flights[0]);
-      land(flights.shift()!);
+      const flight = flights.shift()!;
+      if ('rows' in flight) this.#landRows(flight);
+      else land(flight);
     }
+  }
+
+  #landRows({ state, rows }: TableFlight): void {
+    if (rows === null) return;
+    const [{ tensor: part, start }] = state.unit.parts as [Part];
+    scope(() => rows.land(this.#sumsOf(state, 0, part, start), start));
+    rows.dispose();
+  }
+
+  /** This rank's sums of a slot's part: a view (n). */
+  #sumsOf({ unit, sum }: UnitState, slot: number, part: Tensor, start: number): Tensor {
+    if (part.numel === 0) return ops.narrow(sum!, 0, 0, 0);
+    return ops.narrow(sum!, 0, unit.plan.slots[slot]!.offset + start - this.#group.rank * unit.shardSize, part.numel);
   }
 
   /** Waits for all sums of the step and hands them to the parts. A parameter without a gradient on any rank has none. */
@@ -247,9 +305,8 @@ export class GradientShards {
           part.grad = null;
           continue;
         }
-        const begin = state.unit.plan.slots[slot]!.offset + start - this.#group.rank * state.unit.shardSize;
         scope(() => {
-          part.grad = ops.narrow(state.sum!, 0, begin, part.numel);
+          part.grad = this.#sumsOf(state, slot, part, start);
         });
       }
       state.holds = false;
@@ -277,6 +334,7 @@ export class GradientShards {
 
   dispose(): void {
     for (const state of this.#states) {
+      state.table?.dispose();
       for (const t of [state.sum, ...state.chunks.map(({ memory }) => memory)]) t?.dispose();
       state.sum = null;
     }

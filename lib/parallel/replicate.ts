@@ -2,13 +2,16 @@
 // ranks in flat buckets, each launched as soon as the backward has completed it, while the backward goes on.
 //
 // States of a bucket: idle, without memory -> in flight (from reduce(k) behind its last gradient) -> idle (finish: the
-// parameters' gradients are views of its buffer, which goes when the optimizer drops them).
+// parameters' gradients are views of its buffer, which goes when the optimizer drops them). That of a tied table leaves
+// before its rows, which are added when both have arrived (tied-table.ts).
 import { type DType, keep, noGrad, ops, ShardloopError, scope, type Tensor, tensor, zeros } from '../core/index.js';
 import type { Group, Work } from '../dist/index.js';
+import { isOnKernelDevice } from '../nn/fused.js';
 import type { Segment } from '../nn/index.js';
 import { checkAlike } from './alike.js';
 import { type BucketPlan, planBuckets } from './buckets.js';
 import { alone, type Strategy } from './strategy.js';
+import { type TableRows, TiedTable, tiedTables } from './tied-table.js';
 
 /** Options of {@link replicate}. */
 export interface ReplicateOptions {
@@ -47,15 +50,20 @@ export function replicate(segments: readonly Segment[], group: Group, options: R
     );
   }
   if (group.size === 1) return alone;
-  const plans = planBuckets(segments, { bytes: bucketBytes });
+  // In another dtype the sum of both is rounded, not each.
+  const travelsAsIs = (table: Tensor) => isOnKernelDevice(table) && (reduceDtype ?? table.dtype) === table.dtype;
+  const plans = planBuckets(segments, { bytes: bucketBytes, tables: tiedTables(segments, travelsAsIs) });
   checkAlike('replicate', plans, group);
   if (broadcast) for (const { slots } of plans) group.broadcast(slots.map((slot) => slot.parameter)).wait();
-  const buckets = plans.map((plan) => new Bucket(plan, reduceDtype));
+  const buckets = plans.map((plan) => new Bucket(plan, group, op, reduceDtype));
   return {
     ...alone,
     writesParts: group.rank === 0,
+    gather(k, pass) {
+      if (pass === 'forward') for (const { table } of buckets) table?.begin(k);
+    },
     reduce(k, last) {
-      if (last) for (const bucket of buckets) if (bucket.readyAt === k) bucket.launch(group, op);
+      if (last) for (const bucket of buckets) bucket.reduce(k);
     },
     async finish() {
       for (const bucket of buckets) await bucket.finish();
@@ -76,20 +84,35 @@ interface Flat {
 
 /** The gradients of some parameters on their way. */
 class Bucket {
-  readonly readyAt: number;
+  /** Of a bucket with a tied table. */
+  readonly table: TiedTable | null;
   readonly #plan: BucketPlan;
+  readonly #group: Group;
+  readonly #op: 'sum' | 'avg';
   readonly #dtype: DType;
   #flat: Flat | null = null;
   #work: Work | null = null;
+  #rows: TableRows | null = null;
 
-  constructor(plan: BucketPlan, reduceDtype?: DType) {
-    this.readyAt = plan.readyAt;
+  constructor(plan: BucketPlan, group: Group, op: 'sum' | 'avg', reduceDtype?: DType) {
+    this.table = plan.headAt === null ? null : new TiedTable(plan, group);
     this.#plan = plan;
+    this.#group = group;
+    this.#op = op;
     this.#dtype = reduceDtype ?? plan.slots[0]!.parameter.dtype;
   }
 
+  /** Segment k's last backward of the step has run: sends what is complete. */
+  reduce(k: number): void {
+    const due = this.table === null ? this.#plan.readyAt === k && 'whole' : this.table.due(k);
+    if (due === 'rows') this.#rows = this.table!.sendRows(this.#op);
+    if (due !== 'whole') return;
+    this.#launch();
+    this.table?.sent();
+  }
+
   /** Moves the gradients in, and starts to reduce them. */
-  launch(group: Group, op: 'sum' | 'avg'): void {
+  #launch(): void {
     if (this.#work !== null) {
       throw new ShardloopError('BAD_ARGUMENT', 'replicate: reduce() came again before finish() was awaited');
     }
@@ -111,7 +134,7 @@ class Bucket {
         for (const { parameter } of this.#plan.slots) parameter.grad = null; // its memory goes; finish() gives another
       }),
     );
-    this.#work = group.allReduce(whole, op);
+    this.#work = this.#group.allReduce(whole, this.#op);
   }
 
   /** Waits for the reduction and hands the results to the parameters. */
@@ -130,11 +153,23 @@ class Bucket {
         else parameter.grad = view.dtype === parameter.dtype ? view : ops._to_copy(view, { dtype: parameter.dtype });
       });
     }
+    const rows = this.#rows;
+    if (rows !== null) {
+      await rows.work.done();
+      const { parameter } = this.#plan.slots[0]!;
+      scope(() => {
+        parameter.grad ??= noGrad(() => ops.zeros_like(parameter)); // no head had labels
+        rows.land(ops.view(parameter.grad!, [-1]), 0);
+      });
+    }
     this.dispose();
   }
 
   /** Lets go of the flat memory; gradients that are views of it keep it. */
   dispose(): void {
+    this.table?.dispose();
+    this.#rows?.dispose();
+    this.#rows = null;
     if (this.#flat === null) return;
     const { views, counts, whole } = this.#flat;
     for (const t of [...views, counts, whole]) t.dispose();

@@ -8,6 +8,7 @@
 // live once in each node, and their gradients are summed over the nodes.
 import { type DType, ShardloopError, type Tensor } from '../core/index.js';
 import type { Group } from '../dist/index.js';
+import { isOnKernelDevice } from '../nn/fused.js';
 import { replaceTensors, type Segment } from '../nn/index.js';
 import { checkAlike } from './alike.js';
 import { planBuckets } from './buckets.js';
@@ -17,6 +18,7 @@ import type { Offload } from './offload.js';
 import { replicate } from './replicate.js';
 import { ShardedUnit } from './sharded-unit.js';
 import { alone, type Part, type Pass, type Strategy } from './strategy.js';
+import { tiedTables } from './tied-table.js';
 
 /** Options of {@link zero}. */
 export interface ZeroOptions {
@@ -67,9 +69,18 @@ export function zero(segments: readonly Segment[], group: Group, options: ZeroOp
     return many === null ? alone : replicate(segments, many, { op, broadcast, bucketBytes });
 
   const releases = stage === 3;
+  // Where gradients are packed or rounded on their way, their sum is; over replicas the order of operations allows no others.
+  const asIs = many === null && options.compression === undefined && group.size > 1;
+  const travelsAsIs = (table: Tensor) =>
+    asIs &&
+    (options.reduceDtype ?? table.dtype) === table.dtype &&
+    isOnKernelDevice({
+      device: table.device === 'meta' && options.fill !== undefined ? (options.device ?? 'cpu') : table.device,
+    });
+  const tables = tiedTables(segments, travelsAsIs);
   const plans = releases
-    ? planBuckets(segments, { bytes: Number.POSITIVE_INFINITY, bySegment: true, frozen: true })
-    : planBuckets(segments, { bytes: bucketBytes });
+    ? planBuckets(segments, { bytes: Number.POSITIVE_INFINITY, bySegment: true, frozen: true, tables })
+    : planBuckets(segments, { bytes: bucketBytes, tables });
   for (const ranks of many === null ? [group] : [many, group]) checkAlike('zero', plans, ranks);
   const sources = broadcast ? (many === null ? [group] : [many, group]) : [];
   const { fill, device, offload } = options;
@@ -103,6 +114,7 @@ export function zero(segments: readonly Segment[], group: Group, options: ZeroOp
   return {
     writesParts: many === null || many.rank === 0,
     gather(k: number, pass: Pass) {
+      if (pass === 'forward') gradients.begin(k);
       start(k);
       for (let ahead = 1; ahead <= prefetch; ahead++) start(pass === 'backward' ? k - ahead : k + ahead);
       for (const unit of unitsOf[k]!) unit.complete();

@@ -224,3 +224,57 @@ it('refuses what does not fit', () => {
   ops.copy_(changing, tensor([1n, 4n]));
   expect(() => backward([output], [randn([2, 2])])).toThrow(/modified by an inplace operation/);
 });
+
+describe('rows apart from a gradient', () => {
+  const take = (table: Tensor) => call('shardloop::take_rows', table) as [Tensor, Tensor];
+
+  it('come where they are expected, of several lookups one behind the other, and are added by id to a part', () => {
+    for (const dtype of ['float64', 'bfloat16'] as const) {
+      const [table, , gradient, ids] = made([7, 3, 20], dtype);
+      const leaf = leafOf(table);
+      call('shardloop::expect_rows', leaf);
+      backward([ours(leaf, ids)], [gradient]);
+      backward([ours(leaf, ids)], [gradient]);
+      const [places, rows] = take(leaf);
+      expect(leaf.grad).toBeNull();
+      expect(values(places)).toEqual(values(ops.cat([ids, ids])));
+      expect(values(rows)).toEqual(values(ops.cat([gradient, gradient])));
+      const whole = ops.zeros([7, 3], { dtype });
+      call('shardloop::add_rows_', whole.reshape([-1]), places, rows, 0);
+      const known = ops.zeros([7, 3], { dtype });
+      expect(values(whole)).toEqual(
+        values(added(ours, table, known, ops.cat([gradient, gradient]), ops.cat([ids, ids]))),
+      );
+      const part = ops.zeros([11], { dtype }); // begins and ends within a row
+      call('shardloop::add_rows_', part, ops.cat([places, tensor([-1n])]), ops.cat([rows, rows.slice({ end: 1 })]), 4);
+      expect(values(part)).toEqual(values(whole).slice(4, 15));
+    }
+  });
+
+  it('are none where nothing was looked up, and nothing else is taken for them', () => {
+    const leaf = leafOf(randn([4, 2]));
+    expect(take(leaf).map((t) => t.shape)).toEqual([[0], [0, 2]]);
+    call('shardloop::expect_rows', leaf);
+    backward([ops.sum(ops.add(ours(leaf, tensor([1n])), ops.mean(leaf)))]);
+    expect(() => take(leaf)).toThrow(/expected lookups alone/);
+    expect(leaf.grad!.shape).toEqual([4, 2]);
+  });
+
+  it('refuse what does not fit', () => {
+    const [part, ids, rows] = [randn([8]), tensor([1n]), randn([1, 2])];
+    const add = (...given: unknown[]) => call('shardloop::add_rows_', ...(given as Tensor[]));
+    for (const given of [
+      [randn([4, 2]), ids, rows, 0],
+      [part, randn([1]), rows, 0],
+      [part, ids, randn([2, 2]), 0],
+      [part, ids, rows.to({ dtype: 'float64' }), 0],
+      [part, ids.to({ device: 'meta' }), rows, 0],
+      [part, ids, rows, -1],
+    ])
+      expect(() => add(...given)).toThrow(/expected a contiguous part/);
+    expect(() => add(part, tensor([2n ** 62n]), rows, 0)).toThrow(/so many rows/);
+    for (const op of ['expect_rows', 'take_rows'])
+      for (const table of [randn([4, 2]), leafOf(randn([4])), ops.mul(leafOf(randn([4, 2])), 2)])
+        expect(() => call(`shardloop::${op}`, table)).toThrow(/expected a table \(rows, width\), a leaf/);
+  });
+});
