@@ -1,5 +1,5 @@
-// Our side of bench/collectives.ts: a rank that reads `operation bytes iterations` and answers with the nanoseconds of one
-// operation. Arguments: rank, size, the port of the store, the backend.
+// Our side of bench/collectives.ts: a rank that reads `operation bytes iterations`, runs as many unmeasured and then measured,
+// and answers with the nanoseconds of one. Arguments: rank, size, the port of the store, the backend.
 import { createInterface } from 'node:readline';
 import { dist, setNumThreads, type Tensor, tensor } from 'shardloop';
 
@@ -34,7 +34,7 @@ for await (const line of createInterface({ input: process.stdin })) {
   const whole = tensor(new Float32Array(Number(bytes) / 4).fill(1));
   const shard = tensor(new Float32Array(Number(bytes) / 4 / size).fill(1));
   const work = once[name]!;
-  work(group, whole, shard);
+  for (let i = 0; i < Number(iterations); i++) work(group, whole, shard);
   group.barrier().wait();
   const start = process.hrtime.bigint();
   for (let i = 0; i < Number(iterations); i++) work(group, whole, shard);

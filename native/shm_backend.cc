@@ -4,14 +4,14 @@
 //
 // Operations of a group run one behind the other, in the order of their launch, on whoever comes first: the thread that
 // waits for one (which saves two changes of thread), or a thread in the background. That one stays while the group is
-// busy. It is woken at once for a large operation; for small ones it looks every kNap, since waking it takes longer
-// than they do.
+// busy and looks for operations that nobody waits for, the more rarely the longer there are none: each look takes the
+// processor from a rank, and all others then wait for that one.
 #include <torch/library.h>
 
-#include <condition_variable>
 #include <deque>
 #include <mutex>
 #include <stdexcept>
+#include <thread>
 
 #include "gloo_backend.h"
 #include "shared_segment.h"
@@ -27,11 +27,10 @@ using Clock = SharedSegment::Clock;
 using Tensors = std::vector<at::Tensor>;
 using namespace std::chrono_literals;
 
-constexpr auto kSpin = 200us;         // for a thread that has nothing else to do
-constexpr auto kShortSpin = 10us;     // beside a thread that computes
-constexpr auto kNap = 100us;          // how late a small operation that nobody waits for may begin
-constexpr auto kBusy = 20ms;          // for so long the thread stays behind the last operation
-constexpr size_t kLarge = 256 << 10;  // from here on waking a thread is worth it
+constexpr auto kSpin = 200us;                       // for a thread that has nothing else to do
+constexpr auto kShortSpin = 10us;                   // beside a thread that computes
+constexpr auto kNap = 100us, kLongNap = 16 * kNap;  // how late an operation that nobody waits for may begin
+constexpr auto kBusy = 20ms;                        // for so long the thread stays behind the last operation
 
 // For tests, which turn it off: whether this rank's inputs may be read where they lie.
 std::atomic<bool> single_copy{true};
@@ -78,8 +77,6 @@ class Queue : public std::enable_shared_from_this<Queue> {
   explicit Queue(const BackendArguments& a) : segment_(*a.store, a.rank, a.size), timeout_(a.timeout) {}
 
   WorkPtr add(OpType type, Tensors tensors, std::vector<Transfer> parts) {
-    size_t bytes = 0;
-    for (const Transfer& part : parts) bytes += part.header.bytes;
     const auto now = Clock::now();
     auto work =
         c10::make_intrusive<ShmWork>(type, shared_from_this(), std::move(tensors), std::move(parts), now + timeout_);
@@ -88,7 +85,6 @@ class Queue : public std::enable_shared_from_this<Queue> {
     busy_until_ = now + kBusy;
     if (!has_thread_) run_on_waiter([queue = shared_from_this()] { queue->run_in_background(); });
     has_thread_ = true;
-    if (bytes >= kLarge) woken_.notify_one();
     return work;
   }
 
@@ -116,15 +112,17 @@ class Queue : public std::enable_shared_from_this<Queue> {
 
  private:
   void run_in_background() {
+    auto nap = kNap;
     std::unique_lock<std::mutex> lock(mutex_);
     while (!waiting_.empty() || Clock::now() < busy_until_) {
-      if (waiting_.empty()) {
-        woken_.wait_for(lock, kNap);
-      } else {
-        lock.unlock();
+      const bool idle = waiting_.empty();
+      lock.unlock();
+      if (idle)
+        std::this_thread::sleep_for(nap);
+      else
         run_first(kShortSpin);
-        lock.lock();
-      }
+      nap = idle ? std::min(2 * nap, kLongNap) : kNap;
+      lock.lock();
     }
     has_thread_ = false;
   }
@@ -134,7 +132,6 @@ class Queue : public std::enable_shared_from_this<Queue> {
   std::string failure_;  // of an operation: none can follow it
   const std::chrono::milliseconds timeout_;
   std::mutex mutex_;  // of what follows
-  std::condition_variable woken_;
   std::deque<c10::intrusive_ptr<ShmWork>> waiting_;
   Clock::time_point busy_until_{};
   bool has_thread_ = false;
