@@ -99,8 +99,8 @@ void finish_part(const std::shared_ptr<TrackedWork>& work, const std::string& er
     keep.swap(work->keep);
     works.swap(work->works);
     work->group.reset();
-    work->changed.notify_all();
   }
+  work->changed.notify_all();  // not under the lock, for which whoever wakes would have to sleep again
   for (auto& callback : callbacks) callback(text);
 }
 
