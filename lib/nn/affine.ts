@@ -43,7 +43,8 @@ export function geluAffine(x: Tensor, weight: Tensor, bias: Tensor | null, optio
 
 /** A layer that can take GELU's input: it computes what `forward(gelu(x))` would, by the tanh approximation. */
 export interface GeluFirst {
-  forwardGelu(x: Tensor): Tensor; // (..., in) -> (..., out)
+  /** (..., in) -> (..., out). */
+  forwardGelu(x: Tensor): Tensor;
 }
 
 /** Whether a layer is {@link GeluFirst}. */
