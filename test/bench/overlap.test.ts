@@ -23,7 +23,8 @@ it('npm run bench -- overlap', { timeout: 60_000 }, async () => {
     expect(report.ratios[hidden]).toBeLessThanOrEqual(1);
   }
   const waits = cases.map((name) => report.details[name]!.map(({ where }) => where));
-  expect(waits[0]!.every((where) => where.startsWith('all_reduce (sum) behind '))).toBe(true);
+  // "max" is how many rows of the tied table the ranks have.
+  expect(waits[0]!.every((where) => /^all_reduce \((sum|max)\) behind /.test(where))).toBe(true);
   expect(waits[0]).toContain('all_reduce (sum) behind backward 0');
   expect(waits[1]).toContain('reduce_scatter (sum) behind backward 0');
   expect(waits[1]!.some((where) => where.startsWith('all_gather behind optimizer'))).toBe(true);
