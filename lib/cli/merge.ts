@@ -27,8 +27,9 @@ export const mergeCommand = () =>
       try {
         requireFlags(flags, 'model', 'adapter', 'out');
         const { mergeAdapter } = await import('../train/merge-adapter.js');
-        const result = await mergeAdapter(flags);
-        if (flags.json) printJson(result);
+        const { json, ...options } = flags;
+        const result = await mergeAdapter(options);
+        if (json) printJson(result);
         else process.stdout.write(`${result.out}: ${result.merged} layers merged\n`);
       } catch (error) {
         fail(error, flags);

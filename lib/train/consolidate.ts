@@ -8,6 +8,7 @@ import { loadTokenizer } from '../data/index.js';
 import { type Checkpoint, type LazyTensor, openCheckpoint, RESULT, writeFileAtomic } from '../io/index.js';
 import { loadShape, saveModel } from '../models/index.js';
 import { writeAdapterTensors } from '../peft/index.js';
+import { checkCall } from './call-check.js';
 import { requireFolder } from './in-folder.js';
 import type { Origin } from './origin.js';
 import { refuseContent, refuseOverwriting, refuseWithin } from './out-folder.js';
@@ -36,8 +37,11 @@ export interface Consolidated {
   tensors: number;
 }
 
+const TAKES = { texts: ['checkpoint', 'out', 'model'], required: ['checkpoint', 'out'], others: ['overwrite'] };
+
 /** See runs.ts, which loads this. */
 export async function consolidate(options: ConsolidateOptions): Promise<Consolidated> {
+  checkCall('consolidate', options, TAKES);
   const { out, model } = options;
   const path = requireFolder('CHECKPOINT', options.checkpoint);
   if (model !== undefined) requireFolder('--model', model);

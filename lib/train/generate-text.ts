@@ -7,6 +7,7 @@ import { ChatTemplate, loadTokenizer, type Tokenizer } from '../data/index.js';
 import { exists } from '../io/index.js';
 import { type FinishReason, generate, loadModel } from '../models/index.js';
 import { loadAdapter } from '../peft/index.js';
+import { checkCall } from './call-check.js';
 import { templateSource } from './examples.js';
 import { requireFolder } from './in-folder.js';
 
@@ -18,20 +19,22 @@ export interface GenerateTextOptions {
   adapter?: string;
   /** The text to continue; a chat template is put around it unless `raw`. */
   prompt: string;
-  /** The most tokens to make. */
-  maxNewTokens: number;
-  /** 0 always takes the likeliest token. */
-  temperature: number;
+  /** The most tokens to make. Default 128. */
+  maxNewTokens?: number;
+  /** 0, the default, always takes the likeliest token. */
+  temperature?: number;
   topK?: number;
   topP?: number;
-  seed: number;
+  /** Of sampling. Default 1. */
+  seed?: number;
   /** Feed the prompt as it is. */
   raw?: boolean;
   /** A file with a chat template, or `none` for the default one. */
   template?: string;
   /** Default: the checkpoint's. */
   precision?: 'fp32' | 'bf16';
-  device: 'auto' | 'cpu' | 'cuda';
+  /** Default: auto, which takes CUDA where it can be used. */
+  device?: 'auto' | 'cpu' | 'cuda';
   threads?: number;
   signal?: AbortSignal;
 }
@@ -48,14 +51,22 @@ export interface GeneratedText {
   finishReason: FinishReason;
 }
 
+const TAKES = {
+  texts: ['model', 'adapter', 'prompt', 'template'],
+  required: ['model', 'prompt'],
+  choices: { precision: ['fp32', 'bf16'], device: ['auto', 'cpu', 'cuda'] },
+  others: ['maxNewTokens', 'temperature', 'topK', 'topP', 'seed', 'raw', 'threads', 'signal'],
+};
+
 /** See runs.ts, which loads this. */
 export async function generateText(options: GenerateTextOptions): Promise<GeneratedText> {
-  const { adapter, prompt, maxNewTokens, temperature, topK, topP, seed, signal } = options;
+  checkCall('generateText', options, TAKES);
+  const { adapter, prompt, maxNewTokens = 128, temperature = 0, topK, topP, seed = 1, signal } = options;
   setNumThreads(options.threads ?? availableParallelism());
   const dir = requireFolder('--model', options.model);
   const dtype = options.precision && ({ fp32: 'float32', bf16: 'bfloat16' } as const)[options.precision];
   const { model, tokenizer } = await loadModel(dir, {
-    ...{ dtype, device: deviceOf(options.device) },
+    ...{ dtype, device: deviceOf(options.device ?? 'auto') },
     mapped: true, // copying would take as long as some twenty tokens
   });
   if (adapter !== undefined) await loadAdapter(model, requireFolder('--adapter', adapter));
@@ -91,7 +102,7 @@ export async function ownTemplate(adapter: string, tokenizer: Tokenizer): Promis
   return own?.chatTemplate ? new ChatTemplate(tokenizer, own.chatTemplate) : null;
 }
 
-function deviceOf(device: GenerateTextOptions['device']): string {
+function deviceOf(device: 'auto' | 'cpu' | 'cuda'): string {
   if (device === 'cpu' || (device === 'auto' && !isCudaAvailable())) return 'cpu';
   if (isCudaAvailable()) return 'cuda:0';
   throw new ShardloopError('NO_CUDA', '--device cuda: no CUDA device can be used here; `shardloop doctor` says why');

@@ -1,6 +1,7 @@
 // A model folder and an adapter into one model folder: what `shardloop merge` does.
 import { loadModel, saveModel } from '../models/index.js';
 import { loadAdapter, loraLayers, mergeLora } from '../peft/index.js';
+import { checkCall } from './call-check.js';
 import { ownTemplate } from './generate-text.js';
 import { requireFolder } from './in-folder.js';
 import { refuseContent, refuseOverwriting } from './out-folder.js';
@@ -19,8 +20,16 @@ export interface MergeOptions {
   overwrite?: boolean;
 }
 
+const TAKES = {
+  texts: ['model', 'adapter', 'out'],
+  required: ['model', 'adapter', 'out'],
+  choices: { precision: ['fp32', 'bf16'] },
+  others: ['overwrite'],
+};
+
 /** See runs.ts, which loads this. */
 export async function mergeAdapter(options: MergeOptions): Promise<{ out: string; merged: number }> {
+  checkCall('mergeAdapter', options, TAKES);
   const dir = requireFolder('--model', options.model);
   const adapter = requireFolder('--adapter', options.adapter);
   refuseOverwriting('--out', options.out, { '--model': dir, '--adapter': adapter });

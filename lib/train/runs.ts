@@ -32,7 +32,7 @@ export async function generateText(options: GenerateTextOptions): Promise<Genera
 
 /**
  * Writes a model with an adapter added to its weights; the adapter's chat template goes with it. Returns where it stands and how many
- * layers were changed. Throws BAD_CONFIG, BAD_MODEL.
+ * layers were changed. Throws BAD_ARGUMENT, BAD_CONFIG, BAD_MODEL.
  */
 export async function mergeAdapter(options: MergeOptions): Promise<{ out: string; merged: number }> {
   return (await import('./merge-adapter.js')).mergeAdapter(options);
@@ -40,7 +40,7 @@ export async function mergeAdapter(options: MergeOptions): Promise<{ out: string
 
 /**
  * Writes a checkpoint's weights as a Hugging Face folder, or as PEFT's adapter folder, with configuration and tokenizer.
- * Throws BAD_CONFIG for folders that do not fit, BAD_CHECKPOINT for a damaged checkpoint or one that tells too little.
+ * Throws BAD_ARGUMENT, BAD_CONFIG for folders that do not fit, BAD_CHECKPOINT for a damaged checkpoint or one that tells too little.
  */
 export async function consolidate(options: ConsolidateOptions): Promise<Consolidated> {
   return (await import('./consolidate.js')).consolidate(options);
