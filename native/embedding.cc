@@ -133,8 +133,8 @@ std::tuple<Tensor, Tensor> take_rows(const Tensor& table) {
   if (gradient.defined() && gradient.layout() != at::kSparse)
     throw Error(
         "BAD_ARGUMENT",
-        "A segment looks up rows of an Embedding whose weight a later segment reads too, and uses this weight in "
-        "another way besides: expected lookups alone. Give the other use a segment of its own behind it.");
+        "expected lookups alone of a table that a later segment reads too, and whose ids are few beside it; received "
+        "another use of its weight besides. Give the other use a segment of its own behind that of the lookups.");
   table.mutable_grad() = Tensor();
   const auto options = table.detach().options();
   if (!gradient.defined()) return {at::empty({0}, options.dtype(at::kLong)), at::empty({0, table.size(1)}, options)};

@@ -53,7 +53,14 @@ export class Embedding extends Module {
     // Ours adds the rows of its gradient to one that the weight has already, instead of making one of the table's size.
     const isOurs =
       isOnKernelDevice(this.weight) && isFloatingDType(this.weight.dtype) && ids.device === this.weight.device;
-    return isOurs ? (call('shardloop::embedding', this.weight, ids) as Tensor) : ops.embedding(this.weight, ids); // (..., size)
+    try {
+      return isOurs ? (call('shardloop::embedding', this.weight, ids) as Tensor) : ops.embedding(this.weight, ids); // (..., size)
+    } catch (cause) {
+      const bad = ids.device === 'cpu' && Array.from(ids.dataSync(), Number).find((id) => id < 0 || id >= this.count);
+      if (bad === false || bad === undefined) throw cause;
+      const message = `Embedding: expected ids from 0 to ${this.count - 1}, received ${bad}`;
+      throw new ShardloopError('BAD_ARGUMENT', message, { cause });
+    }
   }
 
   override extraRepr(): string {

@@ -10,7 +10,7 @@ import { isOnKernelDevice } from '../nn/fused.js';
 import type { Segment } from '../nn/index.js';
 import { checkAlike } from './alike.js';
 import { type BucketPlan, planBuckets } from './buckets.js';
-import { alone, type Strategy } from './strategy.js';
+import { alone, REPEAT, type Strategy } from './strategy.js';
 import { type TableRows, TiedTable, tiedTables } from './tied-table.js';
 
 /** Options of {@link replicate}. */
@@ -114,7 +114,7 @@ class Bucket {
   /** Moves the gradients in, and starts to reduce them. */
   #launch(): void {
     if (this.#work !== null) {
-      throw new ShardloopError('BAD_ARGUMENT', 'replicate: reduce() came again before finish() was awaited');
+      throw new ShardloopError('BAD_ARGUMENT', `replicate: reduce() came again before finish() was awaited; ${REPEAT}`);
     }
     const { whole, views, counts } = makeFlat(this.#plan, this.#dtype);
     this.#flat = { whole, views, counts };

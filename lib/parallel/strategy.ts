@@ -49,6 +49,9 @@ export interface Strategy {
   dispose(): void;
 }
 
+/** What to do before a step is repeated whose backward failed: gradients of it are on their way, or in sums. */
+export const REPEAT = 'await finish() and clear the gradients before a failed step is repeated';
+
 /** The strategy of a single rank: all parameters are always here, and every gradient is already global. */
 export const alone: Strategy = {
   writesParts: true,

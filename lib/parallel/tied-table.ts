@@ -108,7 +108,7 @@ export class TiedTable {
     const [ids, rows, sent] = keep(
       noGrad(() =>
         scope(() => {
-          const [places, values] = call('shardloop::take_rows', this.#parameter) as [Tensor, Tensor];
+          const [places, values] = this.#take();
           const missing = most - places.shape[0]!;
           if (missing < 0) {
             throw new ShardloopError(
@@ -132,6 +132,16 @@ export class TiedTable {
     const work = this.#group.allGather([ids, rows], sent);
     for (const t of sent) t.dispose(); // the operation holds them
     return new TableRows(ids, rows, work);
+  }
+
+  #take(): [Tensor, Tensor] {
+    try {
+      return call('shardloop::take_rows', this.#parameter) as [Tensor, Tensor];
+    } catch (cause) {
+      const shape = this.#parameter.shape.join(', ');
+      const where = `segment ${this.#embedding}, whose table [${shape}] segment ${this.#head} reads too`;
+      throw new ShardloopError('BAD_ARGUMENT', `${where}: ${(cause as Error).message}`, { cause });
+    }
   }
 
   /** Lets go of what is under way. */

@@ -17,7 +17,7 @@ import { GradientShards } from './gradient-shards.js';
 import type { Offload } from './offload.js';
 import { replicate } from './replicate.js';
 import { ShardedUnit } from './sharded-unit.js';
-import { alone, type Part, type Pass, type Strategy } from './strategy.js';
+import { alone, type Part, type Pass, REPEAT, type Strategy } from './strategy.js';
 import { tiedTables } from './tied-table.js';
 
 /** Options of {@link zero}. */
@@ -108,13 +108,22 @@ export function zero(segments: readonly Segment[], group: Group, options: ZeroOp
   const unitsOf = segments.map((_, k) => units.filter(({ plan }) => plan.segments.includes(k)));
   const head = segments.length - 1;
 
+  let reduced = 0; // the segment whose backward ran last; 0 where none is missing
   const start = (k: number): void => {
     for (const unit of unitsOf[k] ?? []) unit.start(k);
   };
   return {
     writesParts: many === null || many.rank === 0,
     gather(k: number, pass: Pass) {
-      if (pass === 'forward') gradients.begin(k);
+      if (pass === 'forward') {
+        if (reduced > 0) {
+          throw new ShardloopError(
+            'BAD_ARGUMENT',
+            `zero: expected the backward to go on to segment 0, received a forward behind that of segment ${reduced}; ${REPEAT}`,
+          );
+        }
+        gradients.begin(k);
+      }
       start(k);
       for (let ahead = 1; ahead <= prefetch; ahead++) start(pass === 'backward' ? k - ahead : k + ahead);
       for (const unit of unitsOf[k]!) unit.complete();
@@ -124,9 +133,13 @@ export function zero(segments: readonly Segment[], group: Group, options: ZeroOp
       for (const unit of unitsOf[k]!) unit.leave(k);
     },
     reduce(k: number, last: boolean) {
+      reduced = k;
       if (stage > 1 || last) gradients.reduce(k);
     },
-    finish: () => gradients.finish(),
+    finish() {
+      reduced = 0;
+      return gradients.finish();
+    },
     part(parameter: Tensor): Part {
       return parts.get(parameter) ?? { tensor: parameter, start: 0 };
     },

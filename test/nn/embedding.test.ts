@@ -207,6 +207,12 @@ it('on meta tensors it gives shapes, and takes no more memory than on the CPU', 
   expect(memory.allocatorStats('meta').peak - before).toBeLessThan(4000);
 });
 
+it('names an id that the table lacks', () => {
+  const layer = new Embedding({ count: 5, size: 2 });
+  for (const bad of [5n, -1n])
+    expect(() => layer.forward(tensor([0n, bad]))).toThrow(`expected ids from 0 to 4, received ${bad}`);
+});
+
 it('refuses what does not fit', () => {
   const [table, ids] = [leafOf(randn([4, 2])), tensor([1n])];
   const expected = /expected a floating table \(rows, width\) and int64 or int32 ids/;

@@ -335,13 +335,27 @@ describe('zero', () => {
        const model = build(0);
        if (rank === 1) model.frozen.requiresGrad = true;
        refusals.push(refusal(() => parallel.zero(model.segments, group, { stage: 3 })));
-       report({ grown, refusals });
+       const repeated = [];
+       for (const stage of [1, 3]) {
+         const again = build(0);
+         const strategy = parallel.zero(again.segments, group, { stage });
+         strategy.gather(0, 'forward');
+         for (const k of [3, 2]) strategy.reduce(k, true); // the backward of segment 1 fails
+         repeated.push(refusal(() => strategy.gather(0, 'forward')));
+         await strategy.finish();
+         run(again, records.slice(rank * 3, rank * 3 + 3), { strategy });
+         await strategy.finish();
+         strategy.dispose();
+       }
+       report({ grown, refusals, repeated });
        await group.destroy();`,
       { NODE_OPTIONS: '--expose-gc' },
     );
     for (const [rank, { err, reports }] of runs.entries()) {
       expect(err).toBe('');
       const flat = [0, 0, 'float64'];
+      const repeated = expect.stringMatching(/received a forward behind that of segment 2; await finish\(\) and clear/);
+      expect(reports[0]!.repeated).toEqual([repeated, repeated]);
       expect(reports[0]!.grown).toEqual({ 1: flat, 2: flat, 3: flat });
       expect(reports[0]!.refusals).toEqual([
         'BAD_ARGUMENT: zero: expected stage to be 1, 2 or 3, received 4',
