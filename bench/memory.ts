@@ -18,8 +18,8 @@ const BACKEND = process.env.SHARDLOOP_BENCH_BACKEND ?? 'shm';
 /** Bytes a parameter at the fullest moment, and how many copies in half precision the largest segment has besides. */
 const FORMULAS = {
   1: { bytes: 4 + 12 / SIZE, copies: 1 }, // the gradient that its backward has just made
-  2: { bytes: 2 + 14 / SIZE, copies: 2 }, // and the one that the head made of the tied weight
-  3: { bytes: 16 / SIZE, copies: 3 }, // and the gathered parameters
+  2: { bytes: 2 + 14 / SIZE, copies: 1 },
+  3: { bytes: 16 / SIZE, copies: 2 }, // and the gathered parameters
 } as const;
 
 /** What the benchmark found of one stage, in bytes; of two ranks the larger number. */

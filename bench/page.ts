@@ -9,7 +9,7 @@ export function withBlock(page: string, report: Report, date: string): string {
   const [from, to] = [page.indexOf(begin), page.indexOf(end)];
   if (from < 0 || to < from) throw new Error(`expected a page with ${begin} and ${end} in it, found no such block`);
   const lines = [
-    `${date}, ${report.cpu}, ${report.cores} cores, Node ${report.node}, libtorch ${report.libtorch}, ${report.rounds} rounds.`,
+    `${date}, ${report.cpu}, ${report.cores} cores, Node ${report.node}, libtorch ${report.libtorch}${report.rounds > 0 ? `, ${report.rounds} rounds` : ''}.`,
     '',
     '| | measured | goal | |',
     '|---|---|---|---|',
