@@ -1,10 +1,10 @@
 // Greedy generation by a GPT-2 of 124 M parameters, 32 tokens in, 128 out, against Python's ways: transformers' generate
-// (also with a static cache) and the architecture written out over torch with a static cache. The goals, of the best of
+// (also with a static cache, and compiled) and the architecture written out over torch with a static cache. The goals, of the best of
 // them: 1.8 times the tokens a second in fp32 and 2.5 in bf16 at batch 1, 1.5 at batch 16. The limit is reading the weights once a
 // token; its share is printed against a plain copy (bytes read and written) of the same run.
 // SHARDLOOP_BENCH_ROUNDS sets how many rounds are taken (5), SHARDLOOP_BENCH_CASES which cases (default all:
 // `fp32-1,bf16-1,fp32-16,bf16-16`), SHARDLOOP_BENCH_THREADS the threads of each (all), SHARDLOOP_BENCH_PEERS Python's
-// ways (`generate,loop`; `static` and `compiled` are there too, the last one needs a C++ compiler and minutes).
+// ways (`generate,compiled,loop`; `static` is there too; `compiled` needs a C++ compiler).
 import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { contest, SHAPES, withModel } from './contest.js';
@@ -14,7 +14,7 @@ import { measureLimits } from './limits.js';
 const ROUNDS = Number(process.env.SHARDLOOP_BENCH_ROUNDS ?? 5);
 const CASES = (process.env.SHARDLOOP_BENCH_CASES ?? 'fp32-1,bf16-1,fp32-16,bf16-16').split(',');
 const THREADS = process.env.SHARDLOOP_BENCH_THREADS ?? String(availableParallelism());
-const PEERS = (process.env.SHARDLOOP_BENCH_PEERS ?? 'generate,loop').split(',');
+const PEERS = (process.env.SHARDLOOP_BENCH_PEERS ?? 'generate,compiled,loop').split(',');
 const [PROMPT, FRESH] = [32, 128];
 const POSITIONS = 1024;
 const PARAMETERS = 124_439_808; // of GPT-2 with as many positions
