@@ -15,10 +15,10 @@ import {
   tensor,
 } from '../../lib/core/index.js';
 import { Embedding } from '../../lib/nn/index.js';
+import { values } from './compare.js';
 
 beforeEach(() => manualSeed(11));
 
-const values = (t: Tensor) => t.to({ dtype: 'float64' }).dataSync() as Float64Array;
 const leafOf = (t: Tensor): Tensor => {
   const x = t.detach().clone();
   x.requiresGrad = true;

@@ -2,14 +2,13 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { call, type DType, manualSeed, ops, randn, scope, type Tensor, tensor } from '../../lib/core/index.js';
 import { gelu } from '../../lib/nn/index.js';
+import { values } from './compare.js';
 
 const kernels = call('shardloop::cpu_kernels') as string[];
 beforeEach(() => manualSeed(3));
 afterEach(() => {
   call('shardloop::use_cpu_kernels', kernels.at(-1)!);
 });
-
-const values = (t: Tensor) => t.to({ dtype: 'float64' }).dataSync() as Float64Array;
 
 /** Value and slope, in float64. */
 function both(x: Tensor, fused: boolean): [Float64Array, Float64Array] {

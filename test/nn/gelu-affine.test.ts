@@ -14,6 +14,7 @@ import {
   type Tensor,
 } from '../../lib/core/index.js';
 import { geluAffine } from '../../lib/nn/index.js';
+import { usualError, values } from './compare.js';
 
 let before: unknown;
 beforeEach(() => {
@@ -23,8 +24,6 @@ beforeEach(() => {
 afterEach(() => {
   call('shardloop::use_widened_products', before as boolean);
 });
-
-const values = (t: Tensor) => t.to({ dtype: 'float64' }).dataSync() as Float64Array;
 
 interface Given {
   x: Tensor;
@@ -46,13 +45,6 @@ function all({ x, weight, bias, across }: Given, slopes: Tensor, fused: boolean)
   if (fused) expect(leaves[1]!.grad!.strides).toEqual(weight.strides);
   return [y, ...leaves.flatMap((leaf) => (leaf ? [leaf.grad!] : []))].map(values);
 }
-
-/** The usual error, of the usual size of the values. */
-const off = (a: Float64Array, b: Float64Array): number => {
-  expect(a.length).toBe(b.length);
-  const rms = (c: Float64Array) => Math.sqrt(c.reduce((sum, v) => sum + v * v, 0) / c.length);
-  return rms(a.map((v, i) => v - b[i]!)) / (rms(b) || 1);
-};
 
 // Half precision: gelu(x), its slope, and what comes out are rounded, half a unit in the last place each.
 const BOUNDS: [DType, number][] = [
@@ -84,7 +76,7 @@ describe.each(BOUNDS)('in %s', (dtype, bound) => {
           const exact = { x: wide(given.x), weight: wide(weight), bias: given.bias && wide(given.bias), across };
           const expected = all(exact, wide(slopes), false);
           for (const [i, got] of all(given, slopes, true).entries()) {
-            expect(off(got, expected[i]!), `${i} of ${rows}, ${inner}, ${out}`).toBeLessThanOrEqual(bound);
+            expect(usualError(got, expected[i]!), `${i} of ${rows}, ${inner}, ${out}`).toBeLessThanOrEqual(bound);
           }
         });
       }
@@ -112,14 +104,14 @@ it('gives what the composition gives without gradients, for frozen weights, unde
   const composed = (a: Tensor, w: Tensor) => values(geluAffine(a, w, null, { ...options, fused: false }));
   const own = (a: Tensor, w: Tensor) => values(geluAffine(a, w, null, options));
   expect(
-    off(
+    usualError(
       noGrad(() => own(x, weight)),
       composed(x, weight),
     ),
   ).toBeLessThan(1e-6);
   const frozen = weight.detach();
   const y = geluAffine(x, frozen, null, options);
-  expect(off(values(y), composed(x, weight))).toBeLessThan(1e-6);
+  expect(usualError(values(y), composed(x, weight))).toBeLessThan(1e-6);
   ops.sum(y).backward();
   expect(x.grad!.shape).toEqual([4, 6]);
   const low = autocast({ dtype: 'bfloat16' }, () => geluAffine(x, weight, null, options));
@@ -138,7 +130,7 @@ it('gives gradients that can be differentiated, and shapes on meta tensors', () 
     return grad([ops.sum(ops.mul(dx!, slopes))], [x, weight]).map((t) => values(t!));
   };
   const expected = twice(false);
-  for (const [i, got] of twice(true).entries()) expect(off(got, expected[i]!)).toBeLessThan(1e-5);
+  for (const [i, got] of twice(true).entries()) expect(usualError(got, expected[i]!)).toBeLessThan(1e-5);
   const meta = randn([4, 6], { device: 'meta', requiresGrad: true });
   const w = randn([6, 5], { device: 'meta', requiresGrad: true });
   ops.sum(geluAffine(meta, w, null, { across: true })).backward();

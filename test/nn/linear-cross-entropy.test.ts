@@ -16,6 +16,7 @@ import {
   tensor,
 } from '../../lib/core/index.js';
 import { linearCrossEntropy } from '../../lib/nn/index.js';
+import { usualError, values } from './compare.js';
 import { gradError, leaf } from './gradcheck.js';
 
 let before: unknown;
@@ -27,7 +28,6 @@ afterEach(() => {
   call('shardloop::use_widened_products', before as boolean);
 });
 
-const values = (t: Tensor) => t.to({ dtype: 'float64' }).dataSync() as Float64Array;
 const leafOf = (t: Tensor, trains = true): Tensor => {
   const x = t.detach();
   x.requiresGrad = trains;
@@ -52,11 +52,6 @@ const off = (a: Float64Array, b: Float64Array): number => {
   const size = Math.sqrt(b.reduce((sum, v) => sum + v * v, 0) / b.length) || 1;
   return a.reduce((most, v, i) => Math.max(most, Math.abs(v - b[i]!) / Math.max(size, Math.abs(b[i]!))), 0);
 };
-
-const rms = (a: Float64Array): number => Math.sqrt(a.reduce((sum, v) => sum + v * v, 0) / a.length);
-
-/** The usual error, of the usual size of the values. */
-const usual = (a: Float64Array, b: Float64Array): number => rms(a.map((v, i) => v - b[i]!)) / (rms(b) || 1);
 
 // Of loss and gradients.
 const BOUNDS: [DType, number, number][] = [
@@ -110,8 +105,8 @@ describe.each([
         const exact = of(...wide, labels, { ...options, fused: false });
         const composed = of(hidden, weight, labels, { ...options, fused: false });
         for (const [i, got] of of(hidden, weight, labels, options).entries()) {
-          const most = 1.1 * usual(composed[i]!, exact[i]!) + 0.5 * unit;
-          expect(usual(got, exact[i]!), `${i} of ${rows}, ${size}, ${classes}`).toBeLessThanOrEqual(most);
+          const most = 1.1 * usualError(composed[i]!, exact[i]!) + 0.5 * unit;
+          expect(usualError(got, exact[i]!), `${i} of ${rows}, ${size}, ${classes}`).toBeLessThanOrEqual(most);
         }
       });
     }
@@ -280,9 +275,10 @@ describe("the side of CUDA, of libtorch's ops, on the CPU", () => {
             expect(byOps![i] === null, `${i} of ${wanted}`).toBe(t === null);
             if (t === null) continue;
             expect([byOps![i]!.dtype, byOps![i]!.shape]).toEqual([t.dtype, t.shape]);
-            expect(usual(values(byOps![i]!), values(t)), `${i} of ${rows}, ${size}, ${classes}`).toBeLessThanOrEqual(
-              bound,
-            );
+            expect(
+              usualError(values(byOps![i]!), values(t)),
+              `${i} of ${rows}, ${size}, ${classes}`,
+            ).toBeLessThanOrEqual(bound);
           }
         }
       });

@@ -3,6 +3,7 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { call, type DType, grad, manualSeed, ops, randn, scope, type Tensor } from '../../lib/core/index.js';
 import { affine } from '../../lib/nn/index.js';
+import { values } from './compare.js';
 
 let before: unknown;
 beforeEach(() => {
@@ -12,8 +13,6 @@ beforeEach(() => {
 afterEach(() => {
   call('shardloop::use_widened_products', before as boolean);
 });
-
-const values = (t: Tensor) => t.to({ dtype: 'float64' }).dataSync() as Float64Array;
 
 interface Given {
   x: Tensor;

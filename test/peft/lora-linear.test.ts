@@ -15,6 +15,7 @@ import {
 } from '../../lib/core/index.js';
 import { Conv1D, Linear } from '../../lib/nn/index.js';
 import { LoraLinear } from '../../lib/peft/index.js';
+import { usualError, values } from '../nn/compare.js';
 
 let before: unknown;
 beforeEach(() => {
@@ -42,7 +43,6 @@ function make({ inner, out, rank, across = false, bias = true, dropout = 0 }: Sh
   return layer;
 }
 
-const values = (t: Tensor) => t.to({ dtype: 'float64' }).dataSync() as Float64Array;
 const run = (layer: LoraLinear, x: Tensor, isGelu: boolean, fused: boolean): Tensor =>
   isGelu ? layer.forwardGelu(x, { fused }) : layer.forward(x, { fused });
 
@@ -58,13 +58,6 @@ function all(layer: LoraLinear, given: Tensor, slopes: Tensor, isGelu: boolean, 
   expect([a.strides, b.strides]).toEqual([layer.lora_A.weight.strides, layer.lora_B.weight.strides]);
   return [y, x.grad!, a, b].map(values);
 }
-
-/** The usual error, of the usual size of the values. */
-const off = (a: Float64Array, b: Float64Array): number => {
-  expect(a.length).toBe(b.length);
-  const rms = (c: Float64Array) => Math.sqrt(c.reduce((sum, v) => sum + v * v, 0) / c.length);
-  return rms(a.map((v, i) => v - b[i]!)) / (rms(b) || 1);
-};
 
 // In half precision GELU, u A^T, the base's product and what comes out are rounded, half a unit in the last place each; base
 // and detour, of one size here, may cancel in part: up to four halves.
@@ -96,7 +89,7 @@ describe.each(BOUNDS)('in %s', (dtype, bound) => {
           const wide = (t: Tensor) => t.to({ dtype: 'float64' });
           const expected = all(layer, wide(x), wide(slopes), isGelu, false);
           for (const [i, one] of got.entries()) {
-            expect(off(one, expected[i]!), `${i} of ${rows}, ${inner}, ${out}`).toBeLessThanOrEqual(bound);
+            expect(usualError(one, expected[i]!), `${i} of ${rows}, ${inner}, ${out}`).toBeLessThanOrEqual(bound);
           }
         });
       }
@@ -143,10 +136,10 @@ describe('what the op does not compute is composed', () => {
     const layer = make({ ...shape, dropout: 0.5 });
     const x = randn([64, 6]);
     const plain = values(run(layer.eval(), x, false, true));
-    expect(off(values(run(layer.train(), x, false, true)), plain)).toBeGreaterThan(0.1);
-    expect(off(values(run(layer.train(), x, true, true)), values(run(layer.eval(), x, true, true)))).toBeGreaterThan(
-      0.1,
-    );
+    expect(usualError(values(run(layer.train(), x, false, true)), plain)).toBeGreaterThan(0.1);
+    expect(
+      usualError(values(run(layer.train(), x, true, true)), values(run(layer.eval(), x, true, true))),
+    ).toBeGreaterThan(0.1);
   });
 
   it('a base that trains, whose weight gets its gradient', () => {
@@ -170,7 +163,7 @@ describe('what the op does not compute is composed', () => {
     };
     const x = randn([3, 6]);
     layer.forwardGelu(x);
-    expect(off(values(seen[0]!), values(ops.gelu(x, { approximate: 'tanh' })))).toBeLessThan(1e-6);
+    expect(usualError(values(seen[0]!), values(ops.gelu(x, { approximate: 'tanh' })))).toBeLessThan(1e-6);
   });
 });
 
@@ -185,7 +178,7 @@ it('gives gradients that can be differentiated, and shapes on meta tensors', () 
       return grad([sum], [x, layer.lora_A.weight, layer.lora_B.weight]).map((t) => values(t!));
     };
     const expected = twice(false);
-    for (const [i, got] of twice(true).entries()) expect(off(got, expected[i]!)).toBeLessThan(1e-5);
+    for (const [i, got] of twice(true).entries()) expect(usualError(got, expected[i]!)).toBeLessThan(1e-5);
   }
   const meta = randn([4, 6], { device: 'meta', requiresGrad: true });
   const onMeta = new LoraLinear(new Linear({ in: 6, out: 5, device: 'meta' }).requiresGrad(false) as Linear, {
