@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 
 import torch
 import torch.distributed as dist
@@ -18,16 +19,22 @@ def main(args, tensors):
         GPT2LMHeadModel(GPT2Config(**args["config"])).save_pretrained(args["dir"])
         return None
     with tempfile.TemporaryDirectory() as folder:
+        logs = [open(os.path.join(folder, f"{rank}.err"), "w+") for rank in range(args["size"])]
+        command = [sys.executable, __file__]
         ranks = [
-            subprocess.Popen([sys.executable, __file__, str(rank), json.dumps(args), folder])
-            for rank in range(args["size"])
+            subprocess.Popen([*command, str(rank), json.dumps(args), folder], stderr=log)
+            for rank, log in enumerate(logs)
         ]
-        assert [rank.wait() for rank in ranks] == [0] * args["size"]
+        codes = [rank.wait() for rank in ranks]
+        if any(codes):
+            said = "\n".join(open(log.name).read() for log in logs)
+            raise RuntimeError(f"the ranks ended with {codes}:\n{said}")
         result = torch.load(os.path.join(folder, "result.pt"))
     return result["losses"], result["weights"]
 
 
 def rank_main(rank, args, folder):
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     size = args["size"]
     store = dist.FileStore(os.path.join(folder, "store"), size)
@@ -71,6 +78,10 @@ def rank_main(rank, args, folder):
         weights[name] = value.full_tensor() if hasattr(value, "full_tensor") else value.clone()
     if rank == 0:
         torch.save({"losses": losses, "weights": weights}, os.path.join(folder, "result.pt"))
+    # A connection that is closed with bytes unread is reset, and takes the last ones from ranks that still read.
+    store.add("done", 1)
+    while store.add("done", 0) < size:
+        time.sleep(0.01)
     dist.destroy_process_group()
 
 

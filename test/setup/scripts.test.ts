@@ -74,6 +74,19 @@ describe('the commands', () => {
     const bad = count(report('a.json', 5, 0), report('c.json', 1, 2));
     expect(bad.stdout).toContain('6 passed, 2 failed');
     expect(bad.status).toBe(1);
+    const failure = { fullName: 'adds', status: 'failed', failureMessages: ['Error: 3 is not 4\n    at a place'] };
+    const suites = [
+      { name: join(packageRoot(), 'test/a.test.ts'), status: 'failed', message: '', assertionResults: [failure] },
+      {
+        name: join(packageRoot(), 'test/b.test.ts'),
+        status: 'failed',
+        message: 'no such module',
+        assertionResults: [],
+      },
+    ];
+    const named = count(put(join(folder, 'd.json'), JSON.stringify({ numFailedTests: 1, testResults: suites })));
+    expect(named.stdout).toContain('failed: test/a.test.ts > adds\n  Error: 3 is not 4\n');
+    expect(named.stdout).toContain('failed: test/b.test.ts\n  no such module\n');
     expect(count(join(folder, 'none.json')).status).toBe(1);
     expect(count(report('empty.json', 0, 0)).status).toBe(1);
     expect(count().status).toBe(1);
