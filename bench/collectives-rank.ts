@@ -6,7 +6,7 @@ import { dist, setNumThreads, type Tensor, tensor } from 'shardloop';
 const [rank, size, port] = process.argv.slice(2, 5).map(Number) as [number, number, number];
 const backend = process.argv[5] as 'gloo' | 'shm';
 setNumThreads(1);
-const ones = tensor([1, 1]);
+const ones = tensor(new Array(size).fill(1));
 const one = tensor([1]);
 const group = await dist.createGroup({
   rank,

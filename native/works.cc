@@ -4,6 +4,7 @@
 #include <c10/util/Flags.h>
 #include <torch/library.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdlib>
 #include <mutex>
@@ -38,7 +39,8 @@ struct TrackedWork {
   std::function<void()> finish;
   Clock::time_point deadline{};
   size_t unfinished = 0;
-  bool finishing = false, finished = false;
+  bool finishing = false;
+  std::atomic<bool> finished = false;  // written under the mutex
   std::string error;
   std::vector<std::function<void(const std::string&)>> callbacks;
   std::condition_variable changed;
@@ -170,6 +172,14 @@ int64_t insert_work(const std::shared_ptr<TrackedWork>& work) {
   return t.next_id++;
 }
 
+// For so long a wait gives its processor to others before it sleeps. A processor that has gone idle takes longer to wake
+// than a small operation takes, and the backend's threads are woken several times in one: docs/log/2026-11-28-shm.md.
+constexpr auto kYield = std::chrono::milliseconds(1);
+
+void yield_until_finished(const TrackedWork& work) {
+  for (const auto end = Clock::now() + kYield; !work.finished && Clock::now() < end;) std::this_thread::yield();
+}
+
 // ---- operators ----
 
 // Blocks the calling thread until the work is finished (NCCL: makes the current stream wait). Returns the error text.
@@ -200,7 +210,12 @@ std::string work_wait(int64_t id) {
       }
       lock.lock();
     }
-    work->changed.wait(lock, [&] { return work->finished; });
+    if (!work->finished) {
+      lock.unlock();
+      yield_until_finished(*work);
+      lock.lock();
+    }
+    work->changed.wait(lock, [&] { return work->finished.load(); });
     error = work->error;
   }
   tables().works.erase(id);
