@@ -1,7 +1,7 @@
 // What a collective costs from TypeScript, on two ranks over Gloo and over shared memory, against C++ on the same backends,
 // Python's torch.distributed and Open MPI. The goals: over Gloo 1.1 of C++'s time from 64 kB up, and 1.3 below; C++ over
 // shared memory 1.5 of Open MPI's.
-// SHARDLOOP_BENCH_ROUNDS sets how many rounds are taken (9, and thrice as many up to 1 MB); more of them quiet a noisy machine.
+// SHARDLOOP_BENCH_ROUNDS sets how many rounds are taken (9, and thrice as many up to 16 MB); more of them quiet a noisy machine.
 import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -94,7 +94,7 @@ async function measure(started: readonly Ranks[]): Promise<Timing[]> {
         });
       }
       // Of small operations over Gloo, rounds differ by twice and more, by where its threads have come to lie.
-      const rounds = bytes > 1 << 20 ? ROUNDS : 3 * ROUNDS;
+      const rounds = bytes > 16 << 20 ? ROUNDS : 3 * ROUNDS;
       timings.push(...(await compare(contenders, { rounds, iterations: 1, warmups: 1 })));
     }
   }
