@@ -2,7 +2,7 @@
 // (also with a static cache, and compiled) and the architecture written out over torch with a static cache. The goals, of the best of
 // them: 1.8 times the tokens a second in fp32 and 2.5 in bf16 at batch 1, 1.5 at batch 16. The limit is reading the weights once a
 // token; its share is printed against a plain copy (bytes read and written) of the same run.
-// SHARDLOOP_BENCH_ROUNDS sets how many rounds are taken (5), SHARDLOOP_BENCH_CASES which cases (default all:
+// SHARDLOOP_BENCH_ROUNDS sets how many rounds are taken (3), SHARDLOOP_BENCH_CASES which cases (default all:
 // `fp32-1,bf16-1,fp32-16,bf16-16`), SHARDLOOP_BENCH_THREADS the threads of each (all), SHARDLOOP_BENCH_PEERS Python's
 // ways (`generate,compiled,loop`; `static` is there too; `compiled` needs a C++ compiler).
 import { availableParallelism } from 'node:os';
@@ -11,7 +11,7 @@ import { contest, SHAPES, withModel } from './contest.js';
 import { type Goals, oraclePython, print, type Report, type Timing } from './harness.js';
 import { measureLimits } from './limits.js';
 
-const ROUNDS = Number(process.env.SHARDLOOP_BENCH_ROUNDS ?? 5);
+const ROUNDS = Number(process.env.SHARDLOOP_BENCH_ROUNDS ?? 3);
 const CASES = (process.env.SHARDLOOP_BENCH_CASES ?? 'fp32-1,bf16-1,fp32-16,bf16-16').split(',');
 const THREADS = process.env.SHARDLOOP_BENCH_THREADS ?? String(availableParallelism());
 const PEERS = (process.env.SHARDLOOP_BENCH_PEERS ?? 'generate,compiled,loop').split(',');

@@ -1,6 +1,6 @@
 // A training step in one process on all cores, of the whole model or of a LoRA adapter (rank 8, all linear layers), every
 // position labelled, against Python's torch and transformers (and peft): the better of eager and compiled, in bf16 of autocast
-// and of bf16 weights. SHARDLOOP_BENCH_ROUNDS sets how many rounds are taken (5), SHARDLOOP_BENCH_CASES which cases.
+// and of bf16 weights. SHARDLOOP_BENCH_ROUNDS sets how many rounds are taken (3), SHARDLOOP_BENCH_CASES which cases.
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -9,7 +9,7 @@ import { type Contestant, contest, SHAPES, type Shape, withModel } from './conte
 import { type Goals, oraclePython, print, type Report, type Timing } from './harness.js';
 import { measureLimits } from './limits.js';
 
-const ROUNDS = Number(process.env.SHARDLOOP_BENCH_ROUNDS ?? 5);
+const ROUNDS = Number(process.env.SHARDLOOP_BENCH_ROUNDS ?? 3);
 const LENGTH = 256;
 
 /** `rows` of 256 tokens a step; the goals are of Python's best. */

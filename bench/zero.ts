@@ -1,7 +1,7 @@
 // A training step on two ranks with one thread each, replicated and sharded, against Python's DDP, ZeroRedundancyOptimizer
 // and fully_shard (and DeepSpeed, where the environment has it) from the same weights on the same tokens. The goals: 1.15
 // times the tokens a second of the best one of the same kind, at most 0.75 of its peak memory.
-// SHARDLOOP_BENCH_ROUNDS sets how many rounds are taken (5), SHARDLOOP_BENCH_CASES which cases (default all:
+// SHARDLOOP_BENCH_ROUNDS sets how many rounds are taken (3), SHARDLOOP_BENCH_CASES which cases (default all:
 // `10m-fp32,10m-bf16,124m-fp32,124m-bf16`), SHARDLOOP_BENCH_WAYS which of ddp, zero1, zero2 and zero3.
 import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
@@ -9,7 +9,7 @@ import { contest, SHAPES, withModel } from './contest.js';
 import { freePort, type Goals, oraclePython, print, type Report, type Timing } from './harness.js';
 
 const SIZE = 2;
-const ROUNDS = Number(process.env.SHARDLOOP_BENCH_ROUNDS ?? 5);
+const ROUNDS = Number(process.env.SHARDLOOP_BENCH_ROUNDS ?? 3);
 
 /** Rows a rank, each of 256 tokens, and steps a round. */
 const WORK: Record<string, { rows: number; steps: number }> = {
