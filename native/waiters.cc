@@ -11,6 +11,7 @@ namespace shardloop {
 namespace {
 
 constexpr std::chrono::seconds kIdle(5);
+constexpr std::chrono::milliseconds kYield(1);
 
 struct Waiters {
   std::mutex mutex;
@@ -53,6 +54,11 @@ void run_on_waiter(std::function<void()> function) {
     }
   }
   std::thread(run, std::move(function)).detach();
+}
+
+void yield_until(const std::atomic<bool>& done) {
+  const auto end = std::chrono::steady_clock::now() + kYield;
+  while (!done && std::chrono::steady_clock::now() < end) std::this_thread::yield();
 }
 
 }  // namespace shardloop

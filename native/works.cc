@@ -172,14 +172,6 @@ int64_t insert_work(const std::shared_ptr<TrackedWork>& work) {
   return t.next_id++;
 }
 
-// For so long a wait gives its processor to others before it sleeps. A processor that has gone idle takes longer to wake
-// than a small operation takes, and the backend's threads are woken several times in one: docs/log/2026-11-28-shm.md.
-constexpr auto kYield = std::chrono::milliseconds(1);
-
-void yield_until_finished(const TrackedWork& work) {
-  for (const auto end = Clock::now() + kYield; !work.finished && Clock::now() < end;) std::this_thread::yield();
-}
-
 // ---- operators ----
 
 // Blocks the calling thread until the work is finished (NCCL: makes the current stream wait). Returns the error text.
@@ -212,7 +204,7 @@ std::string work_wait(int64_t id) {
     }
     if (!work->finished) {
       lock.unlock();
-      yield_until_finished(*work);
+      yield_until(work->finished);
       lock.lock();
     }
     work->changed.wait(lock, [&] { return work->finished.load(); });
