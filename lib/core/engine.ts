@@ -2,6 +2,7 @@
 // Not here: the functions for people (backward.ts, Tensor.backward).
 import { type Handle, type NativeValue, raw } from './binding.js';
 import { enterScope, leaveScope } from './depth.js';
+import { ShardloopError } from './errors.js';
 
 /** Whether the backward that runs now keeps the graph; custom functions then keep what they saved. */
 export let graphIsRetained = false;
@@ -15,10 +16,25 @@ function inEngine(retainGraph: boolean, body: () => readonly (Handle | null)[]):
     const result = body();
     escaping = result.filter((handle) => handle !== null);
     return result;
+  } catch (error) {
+    throw explained(error);
   } finally {
     graphIsRetained = before;
     leaveScope(depth, escaping);
   }
+}
+
+/** libtorch says of a root without a graph only that; what that comes from is more use. */
+function explained(error: unknown): unknown {
+  const root = /^element (\d+) of tensors does not require grad/.exec((error as Error).message)?.[1];
+  if (root === undefined || !(error instanceof ShardloopError)) return error;
+  return new ShardloopError(
+    error.code,
+    `backward: expected roots that are computed from a tensor that requires grad, root ${root} does not require grad: all ` +
+      'that it comes from is frozen (model.requiresGrad() unfreezes; a merged LoRA adapter trains nothing until ' +
+      'unmergeLora(model)), or it was computed in noGrad',
+    { cause: error },
+  );
 }
 
 /** Accumulates gradients into the leaves; an empty `inputs` stands for all of them. */

@@ -1,7 +1,7 @@
 // adapter_config.json, as PEFT writes and reads it: what of it is honoured, and what is refused by name because the
 // model would compute something else. Not here: the tensors (adapter-folder.ts).
 import { describe, ShardloopError } from '../core/index.js';
-import type { LoraLinear, LoraSettings } from './lora.js';
+import { isFactor, type LoraLinear, type LoraSettings } from './lora.js';
 import { type TargetModules, targetNames, wholeMatch } from './target-modules.js';
 
 /** What an adapter_config.json says about the adapter. */
@@ -67,11 +67,11 @@ export function readAdapterConfig(json: Readonly<Record<string, unknown>>, where
   }
   const { r = 8, lora_alpha: alpha = 8, lora_dropout: dropout = 0, use_rslora: rsLora = false } = json;
   if (!Number.isSafeInteger(r) || (r as number) < 1) throw wrong('r', 'a positive integer');
-  if (!isPositive(alpha)) throw wrong('lora_alpha', 'a positive number');
+  if (!isFactor(alpha)) throw wrong('lora_alpha', 'a positive number that float32 can hold');
   if (!(typeof dropout === 'number' && dropout >= 0 && dropout < 1)) throw wrong('lora_dropout', 'a number in [0, 1)');
   if (typeof rsLora !== 'boolean') throw wrong('use_rslora', 'true or false');
   const ranks = readPattern(json.rank_pattern, (value) => Number.isSafeInteger(value) && (value as number) > 0);
-  const alphas = readPattern(json.alpha_pattern, isPositive);
+  const alphas = readPattern(json.alpha_pattern, isFactor);
   if (ranks === null) throw wrong('rank_pattern', 'an object of patterns and positive integers');
   if (alphas === null) throw wrong('alpha_pattern', 'an object of patterns and positive numbers');
   const targetModules = json.target_modules;
@@ -93,10 +93,6 @@ function isUnset(key: string, value: unknown): boolean {
   if (key === 'bias') return value === 'none';
   if (typeof value === 'object' && value !== null) return Object.keys(value).length === 0;
   return value === null || value === false;
-}
-
-function isPositive(value: unknown): boolean {
-  return typeof value === 'number' && value > 0 && value < Infinity;
 }
 
 function readPattern(value: unknown, check: (value: unknown) => boolean): [string, number][] | null {

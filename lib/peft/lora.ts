@@ -85,14 +85,14 @@ export class LoraLinear extends Module implements AdapterLayer, GeluFirst {
     options: Required<Pick<LoraOptions, 'rank' | 'alpha' | 'dropout' | 'rsLora'>> & { dtype?: DType; device?: string },
   ) {
     super();
-    const { rank, alpha, dropout, rsLora } = options;
+    const { rank, alpha, dropout } = options;
     this.#base = base;
     this.weight = base.weight;
     this.bias = base.bias;
     this.transposed = base instanceof Conv1D;
     this.rank = rank;
     this.alpha = alpha;
-    this.scaling = alpha / (rsLora ? Math.sqrt(rank) : rank);
+    this.scaling = scalingOf(options);
     const { device = base.weight.device } = options;
     const dtype = options.dtype ?? base.weight.dtype;
     this.lora_dropout = new Dropout(dropout);
@@ -188,6 +188,17 @@ export class LoraLinear extends Module implements AdapterLayer, GeluFirst {
   }
 }
 
+function scalingOf({ rank, alpha, rsLora }: Pick<LoraSettings, 'rank' | 'alpha' | 'rsLora'>): number {
+  return alpha / (rsLora ? Math.sqrt(rank) : rank);
+}
+
+/** Whether a value is a number above 0 that is one in float32 too, in which it is multiplied. */
+export function isFactor(value: unknown): boolean {
+  if (typeof value !== 'number') return false;
+  const rounded = Math.fround(value);
+  return rounded > 0 && rounded < Infinity;
+}
+
 function toFloat(t: Tensor): Tensor {
   return t.dtype === 'float64' ? t : ops._to_copy(t, { dtype: 'float32' });
 }
@@ -199,7 +210,7 @@ function toFloat(t: Tensor): Tensor {
  */
 export function addLora(model: Module, options: LoraOptions = {}): LoraSettings {
   const { rank = 8, alpha = 16, dropout = 0, targetModules = 'all-linear', rsLora = false, dtype, device } = options;
-  checkOptions(options, { rank, alpha, dropout });
+  checkOptions(options, { rank, alpha, dropout, rsLora });
   refuseSecond(model);
   const settings = { rank, alpha, dropout, targetModules, rsLora };
   const targets = findTargets(model, targetModules);
@@ -249,7 +260,7 @@ const OPTIONS = ['rank', 'alpha', 'dropout', 'targetModules', 'rsLora', 'dtype',
 
 function checkOptions(
   options: LoraOptions,
-  { rank, alpha, dropout }: { rank: number; alpha: number; dropout: number },
+  { rank, alpha, dropout, rsLora }: Pick<LoraSettings, 'rank' | 'alpha' | 'dropout' | 'rsLora'>,
 ): void {
   const refuse = (name: string, expected: string, value: unknown) => {
     throw new ShardloopError('BAD_ARGUMENT', `addLora: ${name}: expected ${expected}, received ${describe(value)}`);
@@ -257,5 +268,7 @@ function checkOptions(
   checkKeys('addLora', options, OPTIONS);
   if (!Number.isSafeInteger(rank) || rank < 1) refuse('rank', 'a positive integer', rank);
   if (!(typeof alpha === 'number' && alpha > 0 && alpha < Infinity)) refuse('alpha', 'a positive number', alpha);
+  const scaling = scalingOf({ rank, alpha, rsLora });
+  if (!isFactor(scaling)) refuse('alpha', `one whose scale alpha / rank float32 can hold, not ${scaling}`, alpha);
   if (!(typeof dropout === 'number' && dropout >= 0 && dropout < 1)) refuse('dropout', 'a number in [0, 1)', dropout);
 }

@@ -157,6 +157,7 @@ describe('refused by name', () => {
     ['an initialisation that changes the base', { init_lora_weights: 'pissa_niter_4' }, /init_lora_weights/],
     ['a rank that is none', { r: 0 }, /r: expected a positive integer/],
     ['an alpha that is none', { lora_alpha: '8' }, /lora_alpha/],
+    ['an alpha beyond float32', { lora_alpha: 1e300 }, /lora_alpha: expected a positive number that float32 can hold/],
     ['a dropout that is none', { lora_dropout: 1.5 }, /lora_dropout/],
     ['rsLora that is no flag', { use_rslora: 'yes' }, /use_rslora/],
     ['a rank pattern that is none', { rank_pattern: { a: 'b' } }, /rank_pattern/],

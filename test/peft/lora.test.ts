@@ -220,6 +220,16 @@ describe('merging', () => {
     },
   );
 
+  it('leaves nothing to train, and backward says so', () => {
+    const model = stir(make());
+    const backward = () => ops.sum(model.forward(ids)).backward();
+    mergeLora(model);
+    expect(backward).toThrow(/root 0 does not require grad: .*a merged LoRA adapter .* until unmergeLora\(model\)/);
+    unmergeLora(model);
+    backward();
+    expect(loraLayers(model)[0]![1].lora_A.weight.grad).not.toBeNull();
+  });
+
   it('refuses a weight that is tied to another', () => {
     const model = stir(make({ targetModules: ['lm_head'] }));
     expect(() => mergeLora(model)).toThrow(/lm_head.weight is tied to transformer.wte.weight/);
@@ -251,6 +261,11 @@ describe('refused', () => {
     [{ rank: 1.5 }, /rank/],
     [{ alpha: 0 }, /alpha: expected a positive number/],
     [{ alpha: Number.NaN }, /alpha/],
+    [
+      { alpha: 1e300 },
+      /alpha: expected one whose scale alpha \/ rank float32 can hold, not 1.25e\+299, received 1e\+300/,
+    ],
+    [{ alpha: 1e-50 }, /alpha: expected one whose scale/],
     [{ dropout: 1 }, /dropout: expected a number in \[0, 1\)/],
     [{ target_modules: 'x' } as LoraOptions, /unknown option 'target_modules'; did you mean 'targetModules'/],
     [{ rnk: 4 } as LoraOptions, /unknown option 'rnk'; did you mean 'rank'/],
