@@ -5,7 +5,8 @@ import { stringify } from 'yaml';
 import type { z } from 'zod';
 import { ShardloopError } from '../core/errors.js';
 import type { ConfigSchema } from '../train/config.js';
-import { baseType, kebab, type Resolved, resolveConfig } from '../train/config-sources.js';
+import { baseType, type Resolved, resolveConfig } from '../train/config-sources.js';
+import { kebab } from '../train/option-names.js';
 import { printJson } from './exit.js';
 
 /** Flags of a training command that are no key of its config. */

@@ -2,6 +2,7 @@
 // name the function and the option.
 import { describe, ShardloopError } from '../core/errors.js';
 import { checkOptions } from '../core/options.js';
+import type { RunOptions } from './run.js';
 
 /** What an option takes; the ones that are not `required` may be absent. */
 interface Expected {
@@ -28,5 +29,33 @@ export function checkCall(name: string, options: unknown, { texts, required, cho
     const value = given[key];
     if (value === undefined || words.includes(value as string)) continue;
     refuse(key, `one of ${words.join(', ')}`);
+  }
+}
+
+const has = (value: unknown, ...methods: string[]) =>
+  methods.every((name) => typeof (value as Record<string, unknown> | null)?.[name] === 'function');
+
+/** What {@link RunOptions} takes: in words, and whether a value is that. */
+const RUN_OPTIONS: Record<keyof RunOptions, [expected: string, fits: (value: unknown) => boolean]> = {
+  signal: ['an AbortSignal', (value) => has(value, 'addEventListener', 'removeEventListener')],
+  dryRun: ['true or false', (value) => typeof value === 'boolean'],
+  progress: ['a stream to write to, such as process.stderr', (value) => has(value, 'write')],
+  onPhase: ['a function', (value) => typeof value === 'function'],
+  sinks: ['an array of metrics sinks', (value) => Array.isArray(value)],
+  group: ['a group of ranks', (value) => has(value, 'allReduce', 'broadcastObject')],
+};
+
+/** BAD_ARGUMENT unless a run is called with an object of options, and with what {@link RunOptions} takes. What `config` holds is not looked at. */
+export function checkRunCall(name: 'finetune' | 'pretrain', config: unknown, options: unknown): void {
+  if (typeof config !== 'object' || config === null || Array.isArray(config)) {
+    const expected = `expected an object with the options of the run, such as { data, out }, received ${describe(config)}`;
+    throw new ShardloopError('BAD_ARGUMENT', `${name}: the first argument: ${expected}`);
+  }
+  const second = `${name}: the second argument`;
+  checkOptions(second, options, Object.keys(RUN_OPTIONS));
+  for (const [key, [expected, fits]] of Object.entries(RUN_OPTIONS)) {
+    const value = (options as Record<string, unknown>)[key];
+    if (value === undefined || fits(value)) continue;
+    throw new ShardloopError('BAD_ARGUMENT', `${second}: ${key}: expected ${expected}, received ${describe(value)}`);
   }
 }

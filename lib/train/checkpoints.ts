@@ -27,7 +27,8 @@ import {
 import type { LossScaler, OptimizerState, Schedule } from '../optim/index.js';
 import { contentOf, joinValues, loadParameters, optimizerState, type Subject } from './checkpoint-content.js';
 import { findCheckpoints, launchId, pointTo, setAside } from './checkpoint-folder.js';
-import { NOTHING_SCORED } from './option-check.js';
+import { nothingScored } from './option-check.js';
+import { words } from './option-names.js';
 import { compareOrigins, type Origin, originOf } from './origin.js';
 import { type Run, tell } from './run.js';
 
@@ -105,7 +106,7 @@ export class Checkpoints {
 
   /** Throws BAD_CONFIG when the best is to be kept, and nothing was held out to score. */
   constructor(run: Run, subject: Captured) {
-    if (run.config.saveBest && !subject.evaluates) throw new ShardloopError('BAD_CONFIG', NOTHING_SCORED);
+    if (run.config.saveBest && !subject.evaluates) throw new ShardloopError('BAD_CONFIG', nothingScored());
     this.#run = run;
     this.#subject = subject;
   }
@@ -167,7 +168,7 @@ export class Checkpoints {
     const { config, group, leads } = this.#run;
     try {
       if (!(await exists(folder))) {
-        throw new Error(`${folder}, which rank 0 made, is not there: --out must be a folder that all hosts share`);
+        throw new Error(words`${folder}, which rank 0 made, is not there: --out must be a folder that all hosts share`);
       }
       const { groups, values } = contentOf(this.#subject, leads);
       const plan = planPart(group.rank, groups);
@@ -283,8 +284,8 @@ export class Checkpoints {
     let older: string | undefined;
     for (const path of await listCheckpoints(out)) if (!tried.includes(await real(path))) older = path;
     const isLast = resume === 'auto' || problems.length > 1;
-    let advice = isLast ? `. No other is left to go on from: begin anew in another --out` : '';
-    if (older !== undefined) advice = `. To go on from another one: --resume ${older}`;
+    let advice = isLast ? words`. No other is left to go on from: begin anew in another --out` : '';
+    if (older !== undefined) advice = words`. To go on from another one: --resume ${older}`;
     throw new ShardloopError('BAD_CHECKPOINT', `${problems.join('; ')}${advice}`);
   }
 
@@ -339,7 +340,7 @@ export class Checkpoints {
     } catch (cause) {
       throw new ShardloopError(
         'BAD_CHECKPOINT',
-        `${path}: ${(cause as Error).message}; resume with the same --optimizer`,
+        words`${path}: ${(cause as Error).message}; resume with the same --optimizer`,
         { cause },
       );
     }
@@ -358,7 +359,7 @@ function failed(step: number, what: string): ShardloopError {
 /** What to set so that a step sees as many records as before. */
 function adviseBatch(globalBatch: number, ranks: number): string {
   if (globalBatch % ranks === 0)
-    return `With ${ranks} ranks take --micro-batch x --grad-accum = ${globalBatch / ranks}`;
+    return words`With ${ranks} ranks take --micro-batch x --grad-accum = ${globalBatch / ranks}`;
   const fitting = Array.from({ length: globalBatch }, (_, i) => i + 1).filter((n) => globalBatch % n === 0);
   return `${ranks} ranks do not divide ${globalBatch}: take ${fitting.slice(0, 8).join(', ')}${fitting.length > 8 ? ', ...' : ''} ranks`;
 }

@@ -3,11 +3,12 @@
 import { readFileSync } from 'node:fs';
 import { parse as parseYaml } from 'yaml';
 import type { z } from 'zod';
-import { ShardloopError } from '../core/errors.js';
+import { describe, ShardloopError } from '../core/errors.js';
 import { readEnvironment } from '../dist/environment.js';
 import { type ConfigSchema, finetuneSchema, planSchema, pretrainSchema } from './config.js';
 import { readDeepSpeed } from './deepspeed.js';
 import { nearest } from './nearest.js';
+import { camel, forCommand, kebab, nameOf } from './option-names.js';
 
 export type Source = 'flag' | 'env' | 'file' | 'deepspeed' | 'default';
 export interface Resolved<T> {
@@ -40,19 +41,21 @@ const OTHER_VARIABLES = new Set([
 /** The option's type under its defaults: what a flag or variable must be converted to. */
 export function baseType(field: z.ZodType): { type: string; options: string[]; takesNumber: boolean } {
   let inner = field as unknown as {
-    def: { type: string; innerType?: z.ZodType; options?: z.ZodType[]; entries?: object };
+    def: { type: string; innerType?: z.ZodType; options?: z.ZodType[]; entries?: object; values?: string[] };
   };
   while (inner.def.innerType) inner = inner.def.innerType as unknown as typeof inner;
   const members = (inner.def.options ?? []).map((option) => baseType(option));
   return {
     type: inner.def.type,
-    options: [...Object.keys(inner.def.entries ?? {}), ...members.flatMap((member) => member.options)],
+    options: [
+      ...Object.keys(inner.def.entries ?? {}),
+      ...(inner.def.values ?? []),
+      ...members.flatMap((member) => member.options),
+    ],
     takesNumber: inner.def.type === 'number' || members.some((member) => member.takesNumber),
   };
 }
 
-export const kebab = (key: string) => key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
-const camel = (key: string) => key.replace(/[-_]([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
 export const variable = (key: string) => `SHARDLOOP_${kebab(key).replace(/-/g, '_').toUpperCase()}`;
 
 /**
@@ -86,7 +89,7 @@ export function resolveConfig<S extends ConfigSchema>(schema: S, given: Given): 
   problems.push(...misspeltVariables(given.env ?? {}));
   for (const [name, value] of Object.entries(given.flags ?? {})) {
     if (value === undefined) continue;
-    if (!keys.includes(name)) problems.push(`unknown option --${kebab(name)}${meant(name, keys)}`);
+    if (!keys.includes(name)) problems.push(`unknown option ${nameOf(name)}${meant(name, keys)}`);
     else take('flag', name, value);
   }
 
@@ -104,7 +107,7 @@ export function resolveConfig<S extends ConfigSchema>(schema: S, given: Given): 
   const parsed = schema.safeParse(values);
   for (const issue of parsed.error?.issues ?? []) {
     const key = String(issue.path[0] ?? '');
-    if (values[key] === undefined) problems.push(`--${kebab(key)} is required: ${fieldOf(schema, key).description}`);
+    if (values[key] === undefined) problems.push(`${nameOf(key)} is required: ${fieldOf(schema, key).description}`);
     else
       problems.push(
         `${spelt(key, sources[key]!, sources[key] === 'deepspeed' ? String(values.deepspeed) : given.file)}: ${expectation(fieldOf(schema, key), issue.message)}, received ${show(values[key])}`,
@@ -115,17 +118,26 @@ export function resolveConfig<S extends ConfigSchema>(schema: S, given: Given): 
 }
 
 const fieldOf = (schema: ConfigSchema, key: string) => (schema.shape as Record<string, z.ZodType>)[key]!;
-const show = (value: unknown) => (typeof value === 'number' ? String(value) : (JSON.stringify(value) ?? String(value)));
+
+/** What came, in full where JSON can say it. */
+function show(value: unknown): string {
+  if (typeof value === 'number') return String(value);
+  try {
+    return JSON.stringify(value) ?? describe(value);
+  } catch {
+    return describe(value); // a circle, or a bigint
+  }
+}
 
 /** How the user wrote the option. */
 function spelt(key: string, source: Source, file?: string): string {
   if (source === 'env') return variable(key);
-  return source === 'file' || source === 'deepspeed' ? `${key} in ${file}` : `--${kebab(key)}`;
+  return source === 'file' || source === 'deepspeed' ? `${key} in ${file}` : nameOf(key);
 }
 
 function meant(name: string, candidates: string[]): string {
   const near = nearest(name, candidates);
-  return near ? `; did you mean ${near}?` : '; see --help for the list';
+  return near ? `; did you mean ${near}?` : forCommand('; see --help for the list', '; docs/options.md lists them');
 }
 
 const KINDS: Record<string, string> = { number: 'number', string: 'text', int: 'whole number' };
@@ -136,6 +148,10 @@ function expectation(field: z.ZodType, message: string): string {
   if (type === 'enum') return `expected one of ${options.join(', ')}`;
   if (type === 'union' && options.length > 0)
     return `expected ${options.join(', ')}${takesNumber ? ' or a number' : ''}`;
+  if (type === 'union') return 'expected a text or a list of texts, and no empty one';
+  if (message.startsWith('Too small: expected string')) {
+    return `expected a text that is not empty${field.safeParse(undefined).success ? ', or to be left out' : ''}`;
+  }
   return message
     .replace(/^(Invalid input|Too small|Too big): /, '')
     .replace(/, received .*$/, '') // what came follows, as it was written

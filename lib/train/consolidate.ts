@@ -10,6 +10,7 @@ import { loadShape, saveModel } from '../models/index.js';
 import { writeAdapterTensors } from '../peft/index.js';
 import { checkCall } from './call-check.js';
 import { requireFolder } from './in-folder.js';
+import { forCommand, named } from './option-names.js';
 import type { Origin } from './origin.js';
 import { refuseContent, refuseOverwriting, refuseWithin } from './out-folder.js';
 
@@ -43,14 +44,15 @@ const TAKES = { texts: ['checkpoint', 'out', 'model'], required: ['checkpoint', 
 export async function consolidate(options: ConsolidateOptions): Promise<Consolidated> {
   checkCall('consolidate', options, TAKES);
   const { out, model } = options;
-  const path = requireFolder('CHECKPOINT', options.checkpoint);
+  const [from, to] = [forCommand('CHECKPOINT', 'checkpoint'), forCommand('OUT', 'out')];
+  const path = requireFolder(from, options.checkpoint);
   if (model !== undefined) requireFolder('--model', model);
-  refuseOverwriting('OUT', out, { CHECKPOINT: path, ...(model === undefined ? {} : { '--model': model }) });
-  refuseWithin('OUT', out, 'CHECKPOINT', path);
+  refuseOverwriting(to, out, { [from]: path, ...(model === undefined ? {} : { '--model': model }) });
+  refuseWithin(to, out, from, path);
   const checkpoint = await openCheckpoint(path);
   try {
     const isAdapter = checkpoint.result.includes('adapter_config.json');
-    refuseContent('OUT', out, isAdapter ? 'adapter_config.json' : 'config.json', options.overwrite);
+    refuseContent(to, out, isAdapter ? 'adapter_config.json' : 'config.json', options.overwrite);
     const tensors = lazily(checkpoint);
     if (isAdapter) await writeAdapter(checkpoint, tensors, out, model);
     else await writeModel(checkpoint, tensors, out, model);
@@ -83,7 +85,8 @@ async function writeModel(
   const own = join(checkpoint.path, RESULT);
   const { options } = (checkpoint.state as { origin?: Origin } | null)?.origin ?? {};
   if (options?.method === '"lora"') throw tooLittle(checkpoint, 'resume it, and consolidate a newer one of that run');
-  if (from === undefined && !checkpoint.result.includes('config.json')) throw tooLittle(checkpoint, 'name --model');
+  if (from === undefined && !checkpoint.result.includes('config.json'))
+    throw tooLittle(checkpoint, named('name --model'));
   const shape = await loadShape(from ?? own);
   const tokenizer = from === undefined ? { save: copyOthers(checkpoint) } : await loadTokenizer(from);
   await saveModel(shape, out, { stateDict, tokenizer });

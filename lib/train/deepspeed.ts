@@ -1,6 +1,7 @@
 // A DeepSpeed config (`--deepspeed FILE`) as options of a run. Every key is either taken over, or says what is done here
 // anyway, or is a problem that is named; none is ignored. 'auto' leaves the option to the command, as transformers does.
 import { readFileSync } from 'node:fs';
+import { forCommand, nameOf, words } from './option-names.js';
 
 /** What {@link readDeepSpeed} found. */
 export interface DeepSpeedOptions {
@@ -141,7 +142,7 @@ const KEYS: Record<string, Leaf> = {
   'scheduler.params.total_num_steps': (value, { values, known }) => {
     if (!isNumber(value)) return `expected a number, received ${show(value)}`;
     if (known.maxSteps !== undefined && known.maxSteps !== value)
-      return `expected the steps of the run, ${known.maxSteps} (--max-steps), received ${value}`;
+      return words`expected the steps of the run, ${known.maxSteps} (--max-steps), received ${value}`;
     values.maxSteps = value;
   },
   'activation_checkpointing.partition_activations': only(false),
@@ -158,10 +159,10 @@ export function readDeepSpeed(path: string, known: Known): DeepSpeedOptions {
   try {
     json = JSON.parse(readFileSync(path, 'utf8'));
   } catch (cause) {
-    return { values: {}, problems: [`--deepspeed ${path}: expected a JSON file, ${(cause as Error).message}`] };
+    return { values: {}, problems: [words`--deepspeed ${path}: expected a JSON file, ${(cause as Error).message}`] };
   }
   if (typeof json !== 'object' || json === null || Array.isArray(json))
-    return { values: {}, problems: [`--deepspeed ${path}: expected an object, received ${show(json)}`] };
+    return { values: {}, problems: [words`--deepspeed ${path}: expected an object, received ${show(json)}`] };
   const found: Found = { values: {}, offload: {}, triple: {}, enabled: new Set(), known };
   const problems: string[] = [];
   walk(json, '', found, (key, problem) => problems.push(`${key} in ${path}: ${problem}`));
@@ -207,11 +208,13 @@ function solveBatch(path: string, { triple, values, known }: Found): string[] {
   const problems: string[] = [];
   const same = (name: string, there: number | undefined, here: number | undefined): number | undefined => {
     if (there !== undefined && here !== undefined && there !== here)
-      problems.push(`${name}: ${path} says ${there}, the command ${here}; leave one of them out`);
+      problems.push(
+        `${name}: ${path} says ${there}, the ${forCommand('command', 'program')} ${here}; leave one of them out`,
+      );
     return there ?? here;
   };
-  let micro = same('--micro-batch', triple.micro, known.microBatch);
-  let accum = same('--grad-accum', triple.accum, known.gradAccum);
+  let micro = same(nameOf('microBatch'), triple.micro, known.microBatch);
+  let accum = same(nameOf('gradAccum'), triple.accum, known.gradAccum);
   if (train !== undefined) {
     if (micro === undefined) micro = train / world / (accum ?? 1);
     accum ??= train / world / micro;

@@ -17,6 +17,7 @@ import {
 } from '../data/index.js';
 import type { FinetuneConfig } from './config.js';
 import { requireFile } from './in-folder.js';
+import { words } from './option-names.js';
 
 /** The data of a tuning run. */
 export interface Examples {
@@ -45,7 +46,7 @@ export async function readExamples(config: FinetuneConfig, tokenizer: Tokenizer,
   if (seqLen > context) {
     throw new ShardloopError(
       'BAD_CONFIG',
-      `--seq-len: expected at most ${context}, the longest sequence that ${config.model} takes, received ${seqLen}`,
+      words`--seq-len: expected at most ${context}, the longest sequence that ${config.model} takes, received ${seqLen}`,
     );
   }
   const template = new ChatTemplate(tokenizer, templateSource(config.template, tokenizer));
@@ -60,7 +61,7 @@ export async function readExamples(config: FinetuneConfig, tokenizer: Tokenizer,
   if (encoded.examples.length === 0) {
     throw new ShardloopError(
       'BAD_RECORD',
-      `${config.data}: expected records of at most ${seqLen} tokens, all ${train.length} are longer; raise --seq-len or use --overlong truncate`,
+      words`${config.data}: expected records of at most ${seqLen} tokens, all ${train.length} are longer; raise --seq-len or use --overlong truncate`,
     );
   }
   return {
@@ -77,7 +78,7 @@ export async function readExamples(config: FinetuneConfig, tokenizer: Tokenizer,
 function noteOf(truncated: number, skipped: number, of: number, seqLen: number): string | null {
   if (truncated + skipped === 0) return null;
   const what = truncated > 0 ? 'their ends were cut off' : 'they were left out';
-  return `${truncated + skipped} of ${of} records are longer than ${seqLen} tokens (--seq-len): ${what} (--overlong)`;
+  return words`${truncated + skipped} of ${of} records are longer than ${seqLen} tokens (--seq-len): ${what} (--overlong)`;
 }
 
 /** The records to train on, and those held out: a file of their own, a seeded share, or none. */

@@ -3,8 +3,10 @@
 import type { z } from 'zod';
 import type { Tensor } from '../core/index.js';
 import { describeModel, loadModel, openWeights, saveModel } from '../models/index.js';
-import { addLora, describeAdapter, saveAdapter } from '../peft/index.js';
-import { type FinetuneConfig, finetuneSchema } from './config.js';
+import { describeAdapter, saveAdapter } from '../peft/index.js';
+import { addAdapter } from './adapter.js';
+import { checkRunCall } from './call-check.js';
+import { finetuneSchema } from './config.js';
 import { resolveConfig } from './config-sources.js';
 import { readExamples } from './examples.js';
 import { trainLoop } from './loop.js';
@@ -19,6 +21,7 @@ export type FinetuneOptions = z.input<typeof finetuneSchema>;
 
 /** See runs.ts, which loads this. */
 export async function finetune(config: FinetuneOptions, options: RunOptions = {}): Promise<RunResult> {
+  checkRunCall('finetune', config, options);
   const run = await openRun('finetune', resolveConfig(finetuneSchema, { flags: config }).config, options);
   const opened: { dispose(): void }[] = [];
   try {
@@ -29,7 +32,7 @@ export async function finetune(config: FinetuneOptions, options: RunOptions = {}
     const device = sharded ? 'meta' : run.device;
     const { model, tokenizer } = await loadModel(dir, { dtype: weightDtype(run.config.precision), device });
     opened.push(model);
-    if (run.config.method === 'lora') addLora(model, { ...adapterOptions(run.config), device: run.device });
+    if (run.config.method === 'lora') addAdapter(model, run.config, { device: run.device });
     else model.requiresGrad(true);
     const examples = await readExamples(run.config, tokenizer, model.config.n_positions);
     if (examples.note) tell(run, examples.note);
@@ -62,10 +65,3 @@ export async function finetune(config: FinetuneOptions, options: RunOptions = {}
     await closeRun(run);
   }
 }
-
-const adapterOptions = ({ loraRank, loraAlpha, loraDropout, targetModules }: FinetuneConfig) => ({
-  rank: loraRank,
-  alpha: loraAlpha,
-  dropout: loraDropout,
-  targetModules,
-});

@@ -7,11 +7,12 @@ import { GPT2LMHeadModel, loadShape } from '../models/index.js';
 import { type Carry, segmentsOf } from '../nn/index.js';
 import type { Place } from '../optim/index.js';
 import { runSegments } from '../parallel/index.js';
-import { addLora } from '../peft/index.js';
+import { addAdapter } from './adapter.js';
 import { type PlanConfig, planSchema } from './config.js';
 import { resolveConfig } from './config-sources.js';
 import { MemoryLedger, type MemoryUse } from './memory-ledger.js';
 import { makeOptimizer } from './optimizer.js';
+import { words } from './option-names.js';
 import { weightDtype } from './precision.js';
 import { fillsShards, spread } from './spread.js';
 
@@ -110,10 +111,10 @@ async function shapeOf({ model: dir, ...config }: PlanConfig): Promise<GPT2LMHea
   if (config.seqLen !== undefined && config.seqLen > n_positions) {
     throw new ShardloopError(
       'BAD_CONFIG',
-      `--seq-len: expected at most the model's ${n_positions} positions, received ${config.seqLen}`,
+      words`--seq-len: expected at most the model's ${n_positions} positions, received ${config.seqLen}`,
     );
   }
-  if (config.method === 'lora') addLora(model, { rank: config.loraRank, targetModules: config.targetModules });
+  if (config.method === 'lora') addAdapter(model, config);
   else model.requiresGrad(true);
   return model.train();
 }
@@ -121,7 +122,7 @@ async function shapeOf({ model: dir, ...config }: PlanConfig): Promise<GPT2LMHea
 function newShape(config: Omit<PlanConfig, 'model'>, dtype: DType): GPT2LMHeadModel {
   const { layers: n_layer, heads: n_head, width: n_embd, vocabulary: vocab_size, seqLen = 1024 } = config;
   if (n_embd % n_head !== 0) {
-    throw new ShardloopError('BAD_CONFIG', `--heads: expected a divisor of --width ${n_embd}, received ${n_head}`);
+    throw new ShardloopError('BAD_CONFIG', words`--heads: expected a divisor of --width ${n_embd}, received ${n_head}`);
   }
   const rates = { resid_pdrop: 0, embd_pdrop: 0, attn_pdrop: 0 };
   const shape = { n_layer, n_head, n_embd, vocab_size, n_positions: seqLen, ...rates };
@@ -154,15 +155,27 @@ export function forecastTable(forecast: Forecast): string {
   const { ranks, parameters, trainable, globalBatch, tokens, wire } = forecast;
   const table = new Table({ style: { head: [], border: [] }, colAligns: ['left', 'left'] });
   const whole = (n: number) => n.toLocaleString('en-US');
-  const size = (bytes: number) => `${whole(Math.round(bytes / 2 ** 20))} MiB`;
+  const size = (bytes: number) => sizeOf(bytes);
   const sent = Object.entries(wire).map(([operation, bytes]) => `${operation} ${size(bytes)}`);
   table.push(
     ['parameters', `${whole(parameters)}, of which ${whole(trainable)} train`],
-    ['a step', `${whole(globalBatch)} sequences over ${whole(ranks)} ranks, ${whole(tokens)} tokens`],
+    [
+      'a step',
+      `${whole(globalBatch)} sequences over ${whole(ranks)} ${ranks === 1 ? 'rank' : 'ranks'}, ${whole(tokens)} tokens`,
+    ],
     ...memoryRows(forecast).map(([what, bytes]) => [`${what} a rank`, size(bytes)] as [string, string]),
     ['on the wire a rank', sent.length > 0 ? sent.join(', ') : 'nothing'],
   );
   return table.toString();
+}
+
+/** Three digits of what is small; whole MiB of what is large, so that a table's rows compare at a glance. */
+function sizeOf(bytes: number): string {
+  const [unit, name] = bytes < 2 ** 20 ? [2 ** 10, 'KiB'] : [2 ** 20, 'MiB'];
+  if (bytes < 2 ** 10) return `${Math.round(bytes)} bytes`;
+  const size = bytes / unit;
+  const digits = size < 100 ? 1 : 0;
+  return `${size.toLocaleString('en-US', { maximumFractionDigits: digits })} ${name}`;
 }
 
 /** Host memory and files only where something was put there. */

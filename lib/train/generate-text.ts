@@ -10,6 +10,7 @@ import { loadAdapter } from '../peft/index.js';
 import { checkCall } from './call-check.js';
 import { templateSource } from './examples.js';
 import { requireFolder } from './in-folder.js';
+import { named } from './option-names.js';
 
 /** What {@link generateText} takes. */
 export interface GenerateTextOptions {
@@ -105,5 +106,8 @@ export async function ownTemplate(adapter: string, tokenizer: Tokenizer): Promis
 function deviceOf(device: 'auto' | 'cpu' | 'cuda'): string {
   if (device === 'cpu' || (device === 'auto' && !isCudaAvailable())) return 'cpu';
   if (isCudaAvailable()) return 'cuda:0';
-  throw new ShardloopError('NO_CUDA', '--device cuda: no CUDA device can be used here; `shardloop doctor` says why');
+  throw new ShardloopError(
+    'NO_CUDA',
+    named('--device cuda: no CUDA device can be used here; `shardloop doctor` says why'),
+  );
 }

@@ -12,6 +12,7 @@ import { type Evaluation, evaluate } from './evaluate.js';
 import type { StepMetrics } from './metrics.js';
 import { microBatches } from './micro-batch.js';
 import { makeOptimizer, makeSchedule } from './optimizer.js';
+import { words } from './option-names.js';
 import { planRun } from './plan.js';
 import { makeScaler, precisionScope, productDtype } from './precision.js';
 import { openSinks, type Run, seedStep, stopIfAsked, sumOverRanks, tell } from './run.js';
@@ -240,13 +241,13 @@ function diverged({ step, loss, gradNorm, lr }: StepMetrics, checkpoint: string 
   return new ShardloopError(
     'NON_FINITE',
     `step ${step}: expected a finite loss and gradient, received loss ${loss} and gradient norm ${gradNorm} at lr ${lr}.` +
-      ` Lower --lr or raise --warmup-steps.${rescue}`,
+      words` Lower --lr or raise --warmup-steps.${rescue}`,
   );
 }
 
 function interrupted(step: number, total: number, checkpoint: string | null): ShardloopError {
   return new ShardloopError(
     'INTERRUPTED',
-    `stopped after step ${step} of ${total}. ${checkpoint} holds the state; run the same command with --resume auto to continue`,
+    words`stopped after step ${step} of ${total}. ${checkpoint} holds the state; run the same command with --resume auto to continue`,
   );
 }

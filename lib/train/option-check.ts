@@ -3,6 +3,7 @@
 import { ShardloopError } from '../core/errors.js';
 import type { FinetuneConfig, PretrainConfig, TrainingConfig } from './config.js';
 import { requireFolder } from './in-folder.js';
+import { named, words } from './option-names.js';
 import { refuseFile, refuseOverwriting, requireWritable, resultOf } from './out-folder.js';
 
 /** The options that decide how a model is spread over the ranks. */
@@ -10,16 +11,23 @@ export type SpreadConfig = Pick<
   TrainingConfig,
   'zero' | 'shardRanks' | 'optimizer' | 'reduceDtype' | 'compress' | 'compressRatio' | 'bucketMb'
 > &
-  Partial<Pick<TrainingConfig, 'offload'>>;
+  Partial<Pick<TrainingConfig, 'offload' | 'device'>>;
 
 /** What --save-best lacks where nothing is scored. */
-export const NOTHING_SCORED =
-  '--save-best needs held-out records that are scored between steps: expected --eval-steps, and --eval-split or --eval-data';
+export const nothingScored = () =>
+  words`--save-best needs held-out records that are scored between steps: expected --eval-steps, and --eval-split or --eval-data`;
 
-/** BAD_CONFIG that names everything which does not fit, on `ranks` ranks. The same on every rank. */
-export function checkOptions(config: FinetuneConfig | PretrainConfig, ranks: number): void {
+/**
+ * BAD_CONFIG that names everything which does not fit, on `ranks` ranks. The same on every rank. `device` is the one that was
+ * chosen, where it is known what `--device auto` takes.
+ */
+export function checkOptions(
+  config: FinetuneConfig | PretrainConfig,
+  ranks: number,
+  device: string = config.device,
+): void {
   refuse([
-    ...spreadProblems(config, ranks, config.device),
+    ...spreadProblems(config, ranks, device),
     ...saveProblems(config),
     ...scaleProblems(config),
     ...shapeProblems(config),
@@ -43,8 +51,9 @@ export function checkFolders(config: FinetuneConfig | PretrainConfig): void {
 
 function spreadProblems(config: SpreadConfig, ranks: number, device?: string): string[] {
   const { zero, shardRanks, optimizer, reduceDtype, compress, offload = 'none' } = config;
-  const problems: string[] = [];
-  const misfit = (expected: string, received: unknown) => problems.push(`${expected}; received ${String(received)}`);
+  const problems = offload === 'none' ? [] : deviceProblems(config.device, device);
+  const misfit = (expected: string, received: unknown) =>
+    problems.push(named(`${expected}; received ${String(received)}`));
   if (compress !== 'none' && reduceDtype !== 'same')
     misfit('--compress packs float32: expected --reduce-dtype same', reduceDtype);
   if (zero === 0) {
@@ -54,11 +63,6 @@ function spreadProblems(config: SpreadConfig, ranks: number, device?: string): s
     return problems;
   }
   if (offload === 'parameters' && zero !== 3) misfit('--offload parameters: expected --zero 3', `--zero ${zero}`);
-  if (offload !== 'none' && device === 'cpu')
-    misfit(
-      '--offload (offload_optimizer, offload_param) takes memory from a CUDA device; on the CPU use --offload-folder alone',
-      `--device ${device}`,
-    );
   if (optimizer === 'adafactor') {
     misfit(
       '--optimizer adafactor needs whole matrices, and --zero shards them: expected adamw, sgd, lion or muon',
@@ -70,23 +74,38 @@ function spreadProblems(config: SpreadConfig, ranks: number, device?: string): s
   return problems;
 }
 
+/** What offload needs of the device. The names in brackets are those of a DeepSpeed config. */
+function deviceProblems(asked: string | undefined, chosen: string | undefined): string[] {
+  if (chosen !== 'cpu') return [];
+  const received =
+    asked === 'auto'
+      ? '--device auto, which takes the CPU, as no CUDA device can be used here (`shardloop doctor` says why)'
+      : '--device cpu';
+  return [
+    words`--offload (offload_optimizer, offload_param) moves memory from a CUDA device to the host: expected --device cuda; received ` +
+      named(`${received}; on the CPU leave --offload out, or use --offload-folder alone`),
+  ];
+}
+
 function saveProblems(config: TrainingConfig): string[] {
   const { saveBackground, saveThrottleMb, saveBest, evalSteps, evalSplit, evalData } = config;
   const problems: string[] = [];
   if (saveThrottleMb !== undefined && !saveBackground)
-    problems.push('--save-throttle-mb is for --save-background, which is not set; set both');
-  if (saveBest && (evalSteps === 0 || (evalSplit === 0 && evalData === undefined))) problems.push(NOTHING_SCORED);
+    problems.push(words`--save-throttle-mb is for --save-background, which is not set; set both`);
+  if (saveBest && (evalSteps === 0 || (evalSplit === 0 && evalData === undefined))) problems.push(nothingScored());
   return problems;
 }
 
 function scaleProblems({ precision, lossScale, lossScaleInitial, minLossScale }: TrainingConfig): string[] {
   if (precision !== 'fp16' || lossScale !== 'dynamic' || lossScaleInitial >= minLossScale) return [];
-  return [`--loss-scale-initial: expected at least --min-loss-scale ${minLossScale}, received ${lossScaleInitial}`];
+  return [
+    words`--loss-scale-initial: expected at least --min-loss-scale ${minLossScale}, received ${lossScaleInitial}`,
+  ];
 }
 
 function shapeProblems(config: TrainingConfig): string[] {
   if (!('heads' in config) || config.width % config.heads === 0) return [];
-  return [`--heads: expected a divisor of --width ${config.width}, received ${config.heads}`];
+  return [words`--heads: expected a divisor of --width ${config.width}, received ${config.heads}`];
 }
 
 function refuse(problems: readonly string[]): void {

@@ -6,7 +6,7 @@ import { open, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ShardloopError } from '../core/errors.js';
 import type { TrainingConfig } from './config.js';
-import { kebab } from './config-sources.js';
+import { nameOf, words } from './option-names.js';
 
 /** Plain JSON; a checkpoint's state holds it as `origin`. */
 export interface Origin {
@@ -43,18 +43,18 @@ export function compareOrigins(path: string, saved: Origin | undefined, own: Ori
   for (const key of FIXED.split(' ').filter((name) => own.options[name] !== undefined && differs(name))) {
     throw new ShardloopError(
       'BAD_CHECKPOINT',
-      `${path}: --${kebab(key)}: expected ${saved.options[key]}, with which it was made, received ${own.options[key]}; resume with the same`,
+      `${path}: ${nameOf(key)}: expected ${saved.options[key]}, with which it was made, received ${own.options[key]}; resume with the same`,
     );
   }
   if (saved.base !== null && own.base !== null && saved.base !== own.base) {
     throw new ShardloopError(
       'BAD_CHECKPOINT',
-      `${path}: --model: expected the base weights with which it was made (${saved.base.slice(0, 12)}), received others in ${model} (${own.base.slice(0, 12)}); resume with the same base model`,
+      words`${path}: --model: expected the base weights with which it was made (${saved.base.slice(0, 12)}), received others in ${model} (${own.base.slice(0, 12)}); resume with the same base model`,
     );
   }
   const changed = FREE.split(' ').filter(differs);
   if (changed.length === 0) return null;
-  const list = changed.map((key) => `--${kebab(key)} ${own.options[key]} (before: ${saved.options[key]})`);
+  const list = changed.map((key) => `${nameOf(key)} ${own.options[key]} (before: ${saved.options[key]})`);
   return `${path} was made with other settings; from here on ${list.join(', ')}`;
 }
 

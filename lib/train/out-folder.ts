@@ -5,6 +5,7 @@ import { dirname, join, sep } from 'node:path';
 import { ShardloopError } from '../core/errors.js';
 import { makeFolder } from '../core/folders.js';
 import type { FinetuneConfig } from './config.js';
+import { named } from './option-names.js';
 
 /** Where a tuning run leaves its result. */
 export const resultOf = ({ out, method }: Pick<FinetuneConfig, 'out' | 'method'>) =>
@@ -16,7 +17,7 @@ export function refuseFile(flag: string, path: string): void {
   if (found === undefined || found.isDirectory()) return;
   throw new ShardloopError(
     'BAD_CONFIG',
-    `${flag}: expected a folder to write, ${path} is a file; name a folder, it need not exist`,
+    `${named(flag)}: expected a folder to write, ${path} is a file; name a folder, it need not exist`,
   );
 }
 
@@ -30,7 +31,7 @@ export function requireWritable(flag: string, path: string): void {
     if (cause instanceof ShardloopError) throw cause;
     throw new ShardloopError(
       'BAD_CONFIG',
-      `${flag}: expected a folder to write to, received ${(cause as Error).message}; name another one`,
+      `${named(flag)}: expected a folder to write to, received ${(cause as Error).message}; name another one`,
       { cause },
     );
   }
@@ -44,7 +45,7 @@ export function refuseOverwriting(flag: string, path: string, sources: Readonly<
     if (target === null || target !== real(folder)) continue;
     throw new ShardloopError(
       'BAD_CONFIG',
-      `${flag}: ${path} is the folder of ${source} and would be overwritten; name another folder`,
+      `${named(flag)}: ${path} is the folder of ${named(source)} and would be overwritten; name another folder`,
     );
   }
 }
@@ -60,8 +61,8 @@ export function refuseContent(flag: string, path: string, mark: string, overwrit
   const isResult = names.includes(mark);
   if (names.length === 0 || (isResult && overwrite)) return;
   const found = isResult ? `a result already (${mark})` : `files but no ${mark}`;
-  const advice = isResult ? 'or replace it with --overwrite' : 'or an empty one';
-  throw new ShardloopError('BAD_CONFIG', `${flag}: ${path} holds ${found}; name a new folder, ${advice}`);
+  const advice = isResult ? named('or replace it with --overwrite') : 'or an empty one';
+  throw new ShardloopError('BAD_CONFIG', `${named(flag)}: ${path} holds ${found}; name a new folder, ${advice}`);
 }
 
 /** BAD_CONFIG when `path` lies within the folder `source`, by whatever name. */
@@ -69,7 +70,7 @@ export function refuseWithin(flag: string, path: string, source: string, folder:
   let at = path;
   while (real(at) === null && dirname(at) !== at) at = dirname(at); // the part of the way that is there
   if (!`${real(at)}${sep}`.startsWith(`${real(folder)}${sep}`)) return;
-  throw new ShardloopError('BAD_CONFIG', `${flag}: ${path} lies within ${source}; name a folder outside of it`);
+  throw new ShardloopError('BAD_CONFIG', `${named(flag)}: ${path} lies within ${source}; name a folder outside of it`);
 }
 
 function real(path: string): string | null {

@@ -5,6 +5,7 @@ import type { z } from 'zod';
 import { byteTokenizer, loadTokenizer, type Tokenizer } from '../data/index.js';
 import { describeModel, GPT2LMHeadModel, saveModel } from '../models/index.js';
 import { init } from '../nn/index.js';
+import { checkRunCall } from './call-check.js';
 import { type PretrainConfig, pretrainSchema } from './config.js';
 import { resolveConfig } from './config-sources.js';
 import { type TrainingModel, trainLoop } from './loop.js';
@@ -19,6 +20,7 @@ export type PretrainOptions = z.input<typeof pretrainSchema>;
 
 /** See runs.ts, which loads this. */
 export async function pretrain(config: PretrainOptions, options: RunOptions = {}): Promise<RunResult> {
+  checkRunCall('pretrain', config, options);
   const run = await openRun('pretrain', resolveConfig(pretrainSchema, { flags: config }).config, options);
   const opened: { dispose(): void }[] = [];
   try {

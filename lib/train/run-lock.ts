@@ -6,6 +6,7 @@ import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { ShardloopError } from '../core/errors.js';
 import { makeFolder } from '../core/folders.js';
+import { words } from './option-names.js';
 import { refuseFile } from './out-folder.js';
 
 /** A run's claim on its folder. */
@@ -40,7 +41,9 @@ export function lockOut(out: string): RunLock {
     }
   } catch (cause) {
     if (cause instanceof ShardloopError) throw cause;
-    throw new ShardloopError('BAD_CONFIG', `--out: cannot write to ${out}: ${(cause as Error).message}`, { cause });
+    throw new ShardloopError('BAD_CONFIG', words`--out: cannot write to ${out}: ${(cause as Error).message}`, {
+      cause,
+    });
   }
   held.add(file);
   const beat = setInterval(() => touch(file), BEAT_MS).unref();
@@ -60,7 +63,7 @@ export function lockOut(out: string): RunLock {
 
 function taken(out: string, file: string, owner: Owner | null): ShardloopError {
   const who = owner ? `process ${owner.pid} on ${owner.host}` : 'another process';
-  const start = `--out: ${who} is writing to ${out}; wait for it, stop it, or name another folder`;
+  const start = words`--out: ${who} is writing to ${out}; wait for it, stop it, or name another folder`;
   if (owner === null || owner.host === hostname()) {
     return new ShardloopError('BAD_CONFIG', `${start} (${file} is its lock)`);
   }

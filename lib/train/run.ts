@@ -21,6 +21,7 @@ import { drawLoss } from './loss-chart.js';
 import { MemoryLedger } from './memory-ledger.js';
 import { fanOut, jsonlSink, type MetricsSink } from './metrics.js';
 import { checkOptions } from './option-check.js';
+import { named } from './option-names.js';
 import { refuseFile } from './out-folder.js';
 import { progressSink } from './progress.js';
 import { lockOut, type RunLock } from './run-lock.js';
@@ -84,11 +85,11 @@ export async function openRun<C extends TrainingConfig>(
   options: RunOptions,
 ): Promise<Run<C>> {
   checkRanks(config, options);
-  checkOptions(config, options.group?.size ?? readEnvironment().size);
+  const { localRank, localSize, size } = readEnvironment();
+  const device = chooseDevice(config, localRank);
+  checkOptions(config, options.group?.size ?? size, device);
   options.onPhase?.('before the first step');
   if (options.signal?.aborted) throw nothingTrained();
-  const { localRank, localSize } = readEnvironment();
-  const device = chooseDevice(config, localRank);
   const threads = config.threads ?? Math.max(1, Math.floor(availableParallelism() / localSize));
   setNumThreads(threads);
   const group =
@@ -168,7 +169,9 @@ function chooseDevice({ device }: TrainingConfig, localRank: number): string {
   if (isCudaAvailable()) return `cuda:${localRank}`;
   throw new ShardloopError(
     'NO_CUDA',
-    '--device cuda: no CUDA device can be used here; `shardloop doctor` says why. Use --device cpu to compute on the CPU',
+    named(
+      '--device cuda: no CUDA device can be used here; `shardloop doctor` says why. Use --device cpu to compute on the CPU',
+    ),
   );
 }
 

@@ -261,5 +261,11 @@ describe('pretrain and merge', () => {
     expect((await shardloop(['generate', '--model', 'nowhere', '--prompt', 'x'])).code).toBe(2);
     const misfit = await finetune(out, '--target-modules', 'q_proj');
     expect(misfit).toMatchObject({ code: 2, stderr: expect.stringContaining('it has layers such as attn.c_attn') });
+    expect(misfit.stderr).toMatch(/^shardloop: --target-modules: "q_proj" matches no layer/);
+    const high = await finetune(out, '--lora-rank', '999');
+    expect(high).toMatchObject({
+      code: 2,
+      stderr: expect.stringMatching(/^shardloop: --lora-rank: expected at most \d+, /),
+    });
   });
 });

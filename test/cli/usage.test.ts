@@ -34,6 +34,12 @@ describe('usage errors', () => {
     [['finetune', ...needed, '--precision', 'fp8'], '--precision: expected one of fp32, bf16, fp16, bf16-autocast'],
     [['finetune', ...needed, '--config', 'no-such.yaml'], 'no-such.yaml: no such file'],
     [['pretrain', '--data', 'd', '--out', 'o', '--layers', '-1'], '--layers'],
+    [['finetune', ...needed, '--offload-folder', ''], '--offload-folder: expected a text that is not empty'],
+    [
+      ['finetune', ...needed, '--offload', 'optimizer', '--zero', '1'],
+      'expected --device cuda; received --device auto',
+    ],
+    [['generate', '--model', 'no-such', '--prompt', 'x'], '--model: expected a folder, found none at no-such'],
     [['generate', '--model', 'm'], '--prompt is required'],
     [['generate', '--model', 'm', '--prompt', 'x', '--max-new-tokens', 'many'], 'whole number of at least 1'],
     [['launch', '--nproc-per-node', '2', 'no-such-script.js'], 'no file no-such-script.js'],

@@ -1,6 +1,6 @@
 // Whole runs called by a program: what is wrong with its options is said by name, before anything is read.
 import { describe, expect, it } from 'vitest';
-import { consolidate, generateText, mergeAdapter } from '../../lib/train/index.js';
+import { consolidate, finetune, generateText, mergeAdapter, pretrain } from '../../lib/train/index.js';
 
 const functions: Record<string, (options?: unknown) => Promise<unknown>> = {
   generateText: generateText as never,
@@ -39,6 +39,42 @@ describe('a run called by a program', () => {
     await expect(functions[name]!(options)).rejects.toMatchObject({
       code: 'BAD_ARGUMENT',
       message: expect.stringContaining(message),
+    });
+  });
+
+  const runs: Record<string, (config?: unknown, options?: unknown) => Promise<unknown>> = {
+    finetune: finetune as never,
+    pretrain: pretrain as never,
+  };
+  const given = { model: 'M', data: 'D', out: '/no/folder' };
+  const first = 'the first argument: expected an object with the options of the run, such as { data, out }, received';
+  const second = 'the second argument:';
+
+  describe.each(['finetune', 'pretrain'])('%s', (name) => {
+    it.each([
+      [[undefined], `${first} undefined`],
+      [[null], `${first} null`],
+      [['x'], `${first} "x"`],
+      [[[given]], `${first} an array of 1`],
+      [[given, null], `${second} expected an options object, received null`],
+      [[given, 'x'], `${second} expected an options object, received "x"`],
+      [
+        [given, { nope: 1 }],
+        `${second} unknown option 'nope' (known are signal, dryRun, progress, onPhase, sinks, group)`,
+      ],
+      [[given, { dryrun: true }], `${second} unknown option 'dryrun'; did you mean 'dryRun'?`],
+      [[given, { signal: 5 }], `${second} signal: expected an AbortSignal, received 5`],
+      [[given, { dryRun: 'no' }], `${second} dryRun: expected true or false, received "no"`],
+      [
+        [given, { progress: true }],
+        `${second} progress: expected a stream to write to, such as process.stderr, received true`,
+      ],
+      [[given, { onPhase: 'x' }], `${second} onPhase: expected a function, received "x"`],
+      [[given, { sinks: 3 }], `${second} sinks: expected an array of metrics sinks, received 3`],
+      [[given, { group: null }], `${second} group: expected a group of ranks, received null`],
+    ])('%j', async (args, message) => {
+      const expected = { code: 'BAD_ARGUMENT', message: expect.stringContaining(`${name}: ${message}`) };
+      await expect(runs[name]!(...args)).rejects.toMatchObject(expected);
     });
   });
 

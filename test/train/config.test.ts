@@ -6,7 +6,8 @@ import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { ShardloopError } from '../../lib/core/errors.js';
 import { finetuneSchema, pretrainSchema } from '../../lib/train/config.js';
-import { baseType, type Given, kebab, resolveConfig, variable } from '../../lib/train/config-sources.js';
+import { baseType, type Given, resolveConfig, variable } from '../../lib/train/config-sources.js';
+import { kebab, nameAsFlags } from '../../lib/train/option-names.js';
 
 const needed = { model: 'm', data: 'd', out: 'o' };
 const resolve = (given: Given) => resolveConfig(finetuneSchema, { ...given, flags: { ...needed, ...given.flags } });
@@ -23,6 +24,7 @@ const refusal = (given: Given): string => {
 
 let folder: string;
 beforeEach(() => {
+  nameAsFlags(true);
   folder = mkdtempSync(join(tmpdir(), 'shardloop-config-'));
 });
 afterEach(() => rmSync(folder, { recursive: true }));
@@ -61,7 +63,7 @@ describe('conversion', () => {
   });
 });
 
-describe('refusals', () => {
+describe('refusals to a command', () => {
   it('names the nearest key, flag and variable', () => {
     expect(refusal({ file: file('lora_rnak: 2') })).toMatch(
       /unknown key lora_rnak in .*run\.yaml; did you mean loraRank\?/,
@@ -112,6 +114,35 @@ describe('refusals', () => {
     expect(refusal({ file: join(folder, 'none.yaml') })).toContain('no such file');
     expect(refusal({ file: file('a: [1') })).toContain('cannot read the config file');
     expect(refusal({ file: file('- 1\n- 2') })).toContain('expected keys and values');
+  });
+});
+
+describe('refusals to a program', () => {
+  it('name keys where a command would be told flags', () => {
+    nameAsFlags(false);
+    expect(refusal({ flags: { loraRank: 0 } })).toBe('loraRank: expected a number of at least 1, received 0');
+    expect(refusal({ flags: { loraRnak: 2 } })).toBe('unknown option loraRnak; did you mean loraRank?');
+    expect(refusal({ flags: { zzzzzzzz: 2 } })).toBe('unknown option zzzzzzzz; docs/options.md lists them');
+    expect(refusal({ flags: { out: null } })).toBe('out: expected a text, received null');
+    expect(() => resolveConfig(finetuneSchema, { flags: {} })).toThrow(/^model is required/);
+  });
+
+  it('say what came, whatever it is', () => {
+    const circle: unknown[] = [];
+    circle.push(circle);
+    expect(refusal({ flags: { maxSteps: 3n } })).toBe('--max-steps: expected a number, received 3n');
+    expect(refusal({ flags: { lr: circle } })).toBe('--lr: expected a number, received an array of 1');
+    expect(refusal({ flags: { lossScale: 'x' } })).toBe('--loss-scale: expected dynamic or a number, received "x"');
+    const texts = '--target-modules: expected a text or a list of texts, and no empty one, received';
+    for (const value of ['', [], 5])
+      expect(refusal({ flags: { targetModules: value } })).toBe(`${texts} ${JSON.stringify(value)}`);
+  });
+
+  it('say of an empty text whether it may be left out', () => {
+    expect(refusal({ flags: { offloadFolder: '' } })).toBe(
+      '--offload-folder: expected a text that is not empty, or to be left out, received ""',
+    );
+    expect(refusal({ flags: { model: '' } })).toBe('--model: expected a text that is not empty, received ""');
   });
 });
 

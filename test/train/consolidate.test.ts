@@ -36,7 +36,7 @@ describe('consolidate', () => {
     expect(await consolidate({ checkpoint: join(longer, 'latest'), out })).toEqual({ out, kind, step: 3, tensors });
     expect(content(out)).toEqual(content(summary.result!));
     const again = { checkpoint: join(longer, 'latest'), out };
-    await expect(consolidate(again)).rejects.toThrow(/holds a result already .* or replace it with --overwrite/);
+    await expect(consolidate(again)).rejects.toThrow(/holds a result already .* or replace it with overwrite/);
     expect(await consolidate({ ...again, overwrite: true })).toMatchObject({ kind });
     expect(content(out)).toEqual(content(summary.result!));
   });
@@ -70,7 +70,7 @@ describe('consolidate', () => {
     await consolidate({ checkpoint: join(full.out, 'latest'), out: expected });
     for (const run of [adapter, full]) await toFormat1(join(run.out, 'checkpoint-2'));
     const old = fresh();
-    await expect(consolidate({ checkpoint: join(full.out, 'latest'), out: old })).rejects.toThrow(/name --model/);
+    await expect(consolidate({ checkpoint: join(full.out, 'latest'), out: old })).rejects.toThrow(/name model/);
     await expect(consolidate({ checkpoint: join(adapter.out, 'latest'), out: old })).rejects.toThrow(/resume it/);
     expect(existsSync(old)).toBe(false);
     await consolidate({ checkpoint: join(full.out, 'latest'), out: old, model: tiny.model });

@@ -127,7 +127,7 @@ describe('a checkpoint that is named', () => {
     for (const name of ['checkpoint-8', 'latest']) {
       const words = await refused(out, join(out, name));
       expect(words).toContain('CRC-32 differs');
-      expect(words).toContain(`To go on from another one: --resume ${join(out, 'checkpoint-6')}`);
+      expect(words).toContain(`To go on from another one: resume ${join(out, 'checkpoint-6')}`);
     }
     expect(existsSync(join(out, 'checkpoint-8'))).toBe(true);
     expect(aside(out)).toEqual([]);

@@ -122,9 +122,9 @@ describe('--deepspeed', () => {
       'ds.json: expected fp16 or bf16 to be enabled, received both',
     ]);
     expect(refusal({ zero_optimization: { stage: 4 } })).toContain('zero in ds.json: expected a number of at most 3');
-    expect(refusal('nonsense')).toContain('--deepspeed ds.json: expected a JSON file');
+    expect(refusal('nonsense')).toContain('deepspeed ds.json: expected a JSON file');
     expect(refusal([])).toContain('expected an object');
-    expect(refusal({ scheduler: { params: { total_num_steps: 5 } } }, { maxSteps: 6 })).toContain('6 (--max-steps)');
+    expect(refusal({ scheduler: { params: { total_num_steps: 5 } } }, { maxSteps: 6 })).toContain('6 (maxSteps)');
   });
 
   it.each([
@@ -144,7 +144,7 @@ describe('--deepspeed', () => {
     expect(refusal(odd, { nproc: 2 })).toContain('received 25 for 3 x 4 x 2');
     expect(refusal({ train_batch_size: 7 }, { nproc: 2 })).toContain('received 7 for 3.5 x 1 x 2');
     expect(refusal({ train_micro_batch_size_per_gpu: 3 }, { microBatch: 2 })).toBe(
-      '--micro-batch: ds.json says 3, the command 2; leave one of them out',
+      'microBatch: ds.json says 3, the program 2; leave one of them out',
     );
   });
 

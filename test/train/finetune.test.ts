@@ -86,7 +86,7 @@ describe('results', () => {
     }
     expect(readdirSync(tiny.model)).not.toContain('chat_template.jinja');
     const again = { model: tiny.model, adapter, out: merged };
-    await expect(mergeAdapter(again)).rejects.toThrow(/holds a result already .* or replace it with --overwrite/);
+    await expect(mergeAdapter(again)).rejects.toThrow(/holds a result already .* or replace it with overwrite/);
     expect((await mergeAdapter({ ...again, overwrite: true })).out).toBe(merged);
     for (const to of [tiny.model, adapter, out])
       await expect(mergeAdapter({ ...again, out: to, overwrite: true }), to).rejects.toMatchObject(refused);
@@ -105,11 +105,21 @@ describe('results', () => {
     expect(isMapped).toBe(true);
   });
 
+  it('says of its own options what the adapter refuses', async () => {
+    const refused = (more: Partial<FinetuneOptions>) => expect(run({ ...more, maxSteps: 1 })).rejects;
+    const error = (text: string) => ({ code: 'BAD_CONFIG', message: expect.stringContaining(text) });
+    await refused({ loraRank: 999 }).toMatchObject(error('loraRank: expected at most '));
+    await refused({ loraAlpha: 1e300 }).toMatchObject(error('loraAlpha: expected one whose scale'));
+    await refused({ targetModules: 'q_proj' }).toMatchObject(error('targetModules: "q_proj" matches no layer'));
+  });
+
   it('never writes over the model that it tunes', async () => {
     const { out } = await run({ method: 'full', lr: 1e-3 });
     const model = join(out, 'model');
     const before = readFileSync(join(model, 'model.safetensors'));
-    await expect(run({ out, model, method: 'full' })).rejects.toThrow(/--model and would be overwritten; name another/);
+    await expect(run({ out, model, method: 'full' })).rejects.toThrow(
+      /folder of model and would be overwritten; name another/,
+    );
     expect(readFileSync(join(model, 'model.safetensors')).equals(before)).toBe(true);
     await run({ out, model, method: 'lora', maxSteps: 1 });
   });
@@ -221,7 +231,7 @@ describe('refusals', () => {
     expect(losses(out)).toHaveLength(3);
     expect(existsSync(join(out, '.run.lock'))).toBe(false);
     for (const dryRun of [true, false]) {
-      await expect(run({ out: tiny.data }, { dryRun })).rejects.toThrow('--out: expected a folder to write');
+      await expect(run({ out: tiny.data }, { dryRun })).rejects.toThrow(/^out: expected a folder to write/);
     }
     await expect(run({ nproc: 2 })).rejects.toThrow(/nproc: .*received 2.*shardloop launch --nproc-per-node 2/);
   });
@@ -244,7 +254,7 @@ describe('records beyond the sequence length', () => {
     expect(cut.summary.truncated).toBeGreaterThan(0);
     expect(cut.summary.plan).toMatchObject({ records: 22, truncated: cut.summary.truncated, skipped: 0 });
     expect(cut.summary.notes).toEqual([
-      `${cut.summary.truncated} of 22 records are longer than 24 tokens (--seq-len): their ends were cut off (--overlong)`,
+      `${cut.summary.truncated} of 22 records are longer than 24 tokens (seqLen): their ends were cut off (overlong)`,
     ]);
     expect(summaryTable(cut.summary)).toContain(`${cut.summary.truncated} cut to the sequence length`);
     const { out, summary } = await run({ seqLen, overlong: 'skip', evalSplit: 0.2 });

@@ -90,10 +90,8 @@ describe('offload', () => {
   });
 
   it('is refused where there is nothing to offload', async () => {
-    await expect(plan({ offload: 'optimizer' })).rejects.toThrow(
-      '--offload works on shards: expected --zero 1, 2 or 3',
-    );
-    await expect(plan({ offload: 'parameters', zero: 2 })).rejects.toThrow('--offload parameters: expected --zero 3');
+    await expect(plan({ offload: 'optimizer' })).rejects.toThrow('offload works on shards: expected zero 1, 2 or 3');
+    await expect(plan({ offload: 'parameters', zero: 2 })).rejects.toThrow('offload parameters: expected zero 3');
   });
 
   it('leaves nothing behind', async () => {
@@ -155,7 +153,7 @@ it('tells people of host memory and files where there are any', async () => {
   const offloaded = await text({ zero: 1, world: 2, offload: 'optimizer', offloadFolder: join(folder, 'none') });
   for (const kind of ['parameters', 'optimizer', 'gradients', 'peak'])
     expect(offloaded).toMatch(new RegExp(`${kind} in host memory a rank`));
-  expect(offloaded).toMatch(/optimizer in files a rank +│ +\d+ MiB/);
+  expect(offloaded).toMatch(/optimizer in files a rank +│ +9\.4 MiB/);
 });
 
 /** Steps of a run of the same shape by hand, since the commands refuse offload without CUDA; each case reports its ledger. */

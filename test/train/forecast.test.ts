@@ -80,7 +80,7 @@ describe('forecast', () => {
     const lora = await forecast({ ...shape, method: 'lora', loraRank: 4, targetModules: ['c_attn'] });
     expect(lora.trainable).toBe(2 * 4 * (64 + 3 * 64));
     expect((await forecast({ ...shape, world: 8, gradAccum: 3 })).globalBatch).toBe(48);
-    await expect(forecast({ ...shape, heads: 3 })).rejects.toThrow('--heads: expected a divisor of --width 64');
+    await expect(forecast({ ...shape, heads: 3 })).rejects.toThrow('heads: expected a divisor of width 64');
     await expect(forecast({ ...shape, world: 4, zero: 1, shardRanks: 3 })).rejects.toThrow('a divisor of 4 ranks');
   });
 
@@ -137,5 +137,14 @@ describe('forecast', () => {
     const text = forecastTable(await forecast({ ...shape, world: 1024, zero: 3 }));
     expect(text).toContain('2,048 sequences over 1,024 ranks');
     expect(text).toMatch(/on the wire a rank .* all_gather/);
+  });
+
+  it('tells people of a small model, on one rank', async () => {
+    const small = { layers: 1, heads: 2, width: 16, vocabulary: 100, seqLen: 16 };
+    const text = forecastTable(await forecast(small));
+    expect(text).toContain('4 sequences over 1 rank,');
+    expect(text).toMatch(/parameters a rank +│ 20\.2 KiB/); // 4 x 5,168
+    expect(forecastTable(await forecast({ ...small, width: 256 }))).toMatch(/parameters a rank +│ 3\.1 MiB/);
+    expect(forecastTable(await forecast({ ...small, world: 2, zero: 1 }))).toMatch(/all_reduce \d+ bytes/);
   });
 });

@@ -34,11 +34,15 @@ describe('offloadFolder', () => {
 
 describe('offload', () => {
   it.each([
-    [{ offload: 'optimizer' }, '--offload works on shards: expected --zero 1, 2 or 3; received --zero 0'],
-    [{ offload: 'parameters', zero: 2 }, '--offload parameters: expected --zero 3; received --zero 2'],
+    [{ offload: 'optimizer' }, 'offload works on shards: expected zero 1, 2 or 3; received zero 0'],
+    [{ offload: 'parameters', zero: 2 }, 'offload parameters: expected zero 3; received zero 2'],
     [
       { offload: 'optimizer', zero: 1, device: 'cpu' },
-      '--offload (offload_optimizer, offload_param) takes memory from a CUDA device; on the CPU use --offload-folder alone; received --device cpu',
+      'offload (offload_optimizer, offload_param) moves memory from a CUDA device to the host: expected device cuda; received device cpu; on the CPU leave offload out, or use offloadFolder alone',
+    ],
+    [
+      { offload: 'optimizer', zero: 1, device: 'auto' },
+      'expected device cuda; received device auto, which takes the CPU, as no CUDA device can be used here (`shardloop doctor` says why); on the CPU leave offload out, or use offloadFolder alone',
     ],
   ] as const)('says what it needs: %o', async (options, message) => {
     await expect(tune(tiny, { ...options, maxSteps: 1 })).rejects.toThrow(message);
@@ -47,11 +51,11 @@ describe('offload', () => {
   it('says that the folder of files cannot be used before anything is started', async () => {
     const offloadFolder = join(tiny.model, 'config.json');
     await expect(tune(tiny, { offloadFolder, maxSteps: 1 })).rejects.toThrow(
-      `--offload-folder: expected a folder to write, ${offloadFolder} is a file`,
+      `offloadFolder: expected a folder to write, ${offloadFolder} is a file`,
     );
     const below = join(offloadFolder, 'below');
     await expect(tune(tiny, { offloadFolder: below, maxSteps: 1 })).rejects.toThrow(
-      /--offload-folder: expected a folder to write to, received ENOTDIR/,
+      /^offloadFolder: expected a folder to write to, received ENOTDIR/,
     );
   });
 });

@@ -46,7 +46,7 @@ it('goes on only with the shape that a checkpoint was made with, also where all 
   const resume = join(out, 'checkpoint-2');
   await expect(run({ resume, maxSteps: 3, heads: 4 })).rejects.toMatchObject({
     code: 'BAD_CHECKPOINT',
-    message: expect.stringContaining('--heads: expected 2, with which it was made, received 4'),
+    message: expect.stringContaining('heads: expected 2, with which it was made, received 4'),
   });
   expect((await run({ resume, maxSteps: 3 })).summary.notes).toBeUndefined();
 });

@@ -60,7 +60,7 @@ describe('stop and resume', () => {
       const stopped = run({ ...config, ...more, out }, stopAt(at));
       await expect(stopped).rejects.toMatchObject({
         code: 'INTERRUPTED',
-        message: expect.stringContaining('--resume auto'),
+        message: expect.stringContaining('resume auto'),
       });
       expect(losses(out)).toHaveLength(at);
       expect(existsSync(join(out, 'adapter'))).toBe(false);
@@ -115,12 +115,12 @@ describe('stop and resume', () => {
     const resume = join(out, 'checkpoint-2');
     const other = (await run({ ...config, method: 'full', maxSteps: 1 })).summary.result!;
     const refused: [Partial<FinetuneOptions>, RegExp][] = [
-      [{ model: other }, /--model: expected the base weights .* received others in/],
-      [{ loraAlpha: 32 }, /--lora-alpha: expected 16, with which it was made, received 32/],
-      [{ loraDropout: 0.2 }, /--lora-dropout: expected 0\.1, .* received 0\.2/],
-      [{ targetModules: 'c_attn' }, /--target-modules: expected "all-linear", .* received "c_attn"/],
-      [{ precision: 'bf16' }, /--precision: expected "fp32", .* received "bf16"/],
-      [{ loraRank: 4 }, /--lora-rank: expected 8, .* received 4/],
+      [{ model: other }, /: model: expected the base weights .* received others in/],
+      [{ loraAlpha: 32 }, /: loraAlpha: expected 16, with which it was made, received 32/],
+      [{ loraDropout: 0.2 }, /: loraDropout: expected 0\.1, .* received 0\.2/],
+      [{ targetModules: 'c_attn' }, /: targetModules: expected "all-linear", .* received "c_attn"/],
+      [{ precision: 'bf16' }, /: precision: expected "fp32", .* received "bf16"/],
+      [{ loraRank: 4 }, /: loraRank: expected 8, .* received 4/],
     ];
     for (const [changed, message] of refused) {
       const again = run({ ...config, resume, ...changed });
@@ -129,7 +129,7 @@ describe('stop and resume', () => {
     const copy = join(tiny.folder, 'copy-of-base');
     cpSync(tiny.model, copy, { recursive: true });
     const resumed = await run({ ...config, resume, model: copy, lr: 5e-3, saveTotalLimit: 9 });
-    expect(resumed.summary.notes).toEqual([expect.stringContaining('--lr 0.005 (before: 0.01)')]);
+    expect(resumed.summary.notes).toEqual([expect.stringContaining('from here on lr 0.005 (before: 0.01)')]);
     const same = await run({ ...config, resume });
     // Time and memory are of the process, not of the run.
     const measured = { seconds: expect.any(Number), memory: expect.any(Object), utilization: expect.any(Number) };

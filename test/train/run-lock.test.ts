@@ -66,6 +66,6 @@ it('knows a pid that is used again, a torn file, and a silent host', () => {
 
 it('refuses a file, and a folder that cannot be made', () => {
   writeFileSync(file, '');
-  expect(() => lockOut(file)).toThrow(/--out: expected a folder to write, .* is a file/);
-  expect(() => lockOut(join(file, 'x'))).toThrow('--out: cannot write to');
+  expect(() => lockOut(file)).toThrow(/^out: expected a folder to write, .* is a file/);
+  expect(() => lockOut(join(file, 'x'))).toThrow(/^out: cannot write to/);
 });

@@ -1,0 +1,29 @@
+// How an option is named to who reads the message: as a flag (--lora-rank) by a command, as a key (loraRank) to a program.
+// Messages are written with flags; what a program gets is spelt here. Not here: which options there are (config.ts).
+
+let toCommand = false;
+
+/** Whether options are named as flags from here on; commands say so while they run. Returns what it was before. */
+export function nameAsFlags(on: boolean): boolean {
+  const before = toCommand;
+  toCommand = on;
+  return before;
+}
+
+/** What a command shows one word of, and a program another. */
+export const forCommand = (command: string, program: string) => (toCommand ? command : program);
+
+export const kebab = (key: string) => key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+export const camel = (key: string) => key.replace(/[-_]([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
+
+/** An option by its key. */
+export const nameOf = (key: string) => forCommand(`--${kebab(key)}`, key);
+
+/** A text that is written with flags. */
+export const named = (text: string) =>
+  toCommand ? text : text.replace(/--([a-z][a-z0-9]*(?:-[a-z0-9]+)*)/g, (_, flag: string) => camel(flag));
+
+/** A message that is written with flags, as a template; the values in it stay as they are. */
+export function words(parts: TemplateStringsArray, ...values: readonly unknown[]): string {
+  return parts.map((part, i) => named(part) + (i < values.length ? String(values[i]) : '')).join('');
+}
