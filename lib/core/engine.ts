@@ -26,8 +26,9 @@ function inEngine(retainGraph: boolean, body: () => readonly (Handle | null)[]):
 
 /** libtorch says of a root without a graph only that; what that comes from is more use. */
 function explained(error: unknown): unknown {
-  const root = /^element (\d+) of tensors does not require grad/.exec((error as Error).message)?.[1];
-  if (root === undefined || !(error instanceof ShardloopError)) return error;
+  if (!(error instanceof ShardloopError)) return error; // whatever a backward in TypeScript threw
+  const root = /^element (\d+) of tensors does not require grad/.exec(error.message)?.[1];
+  if (root === undefined) return error;
   return new ShardloopError(
     error.code,
     `backward: expected roots that are computed from a tensor that requires grad, root ${root} does not require grad: all ` +
