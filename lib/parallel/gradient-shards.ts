@@ -5,14 +5,16 @@
 // of the shard's part over its replicas) -> free. There are two buckets of a kind, so that one is filled while the other is
 // on its way. Where both are, the launch waits for the older. A bucket holds the same piece of every rank's shard:
 // whole (size, n), of which rank r receives row r. The gradient of a tied table (tied-table.ts), of which two buckets would
-// hold a part only, leaves as it is where it fills its shards; it and the rows that follow take their turn without a bucket.
+// hold a part only, leaves as it is where it fills its shards; it and the rows that follow take their turn without a bucket
+// (table-flight.ts).
 import { type DType, dtypeBytes, keep, noGrad, ops, scope, type Tensor, tensor, zeros } from '../core/index.js';
 import type { Group, Work } from '../dist/index.js';
 import { type Codec, type Compression, codecOf, emptyMemory } from './compress.js';
 import { hostZeros } from './offload.js';
 import type { ShardedUnit } from './sharded-unit.js';
 import type { Part } from './strategy.js';
-import { type TableRows, TiedTable } from './tied-table.js';
+import { fillsShards, TableFlight } from './table-flight.js';
+import { TiedTable } from './tied-table.js';
 
 /** How gradients travel. */
 export interface ReductionOptions {
@@ -78,14 +80,6 @@ interface Flight {
   hop: 'scattering' | 'summing';
 }
 
-/** What travels of a tied table without a bucket: its rows from all ranks, or all of it into the sum. */
-interface TableFlight {
-  readonly state: UnitState;
-  readonly rows: TableRows | null;
-  readonly work: Work;
-  readonly hop: 'scattering';
-}
-
 const BUCKETS_OF_A_KIND = 2;
 
 export class GradientShards {
@@ -122,8 +116,9 @@ export class GradientShards {
     for (const state of this.#states) {
       const due = state.table === null ? state.unit.plan.readyAt === k && 'whole' : state.table.due(k);
       if (due === 'rows') {
-        const rows = state.table!.sendRows(this.#options.op);
-        this.#flights.push({ state, rows, work: rows.work, hop: 'scattering' });
+        const [{ tensor: part, start }] = state.unit.parts as [Part];
+        const sums = () => ({ sum: this.#sumsOf(state, 0, part, start), start });
+        this.#flights.push(TableFlight.ofRows(state.table!, this.#options.op, sums));
         state.had[0] = true;
       }
       if (due !== 'whole') continue;
@@ -142,26 +137,15 @@ export class GradientShards {
         });
         for (const [i, gradient] of gradients.entries()) if (gradient !== null) state.had[i] = true;
         const adds = state.holds;
-        if (this.#fillsSum(state)) this.#sendWhole(state, gradients[0] ?? null);
-        else for (const chunk of state.chunks) this.#send(state, chunk, gradients, adds);
+        if (!adds && fillsShards(state.unit, this.#group.size)) {
+          const sum = this.#sumOf(state);
+          this.#flights.push(TableFlight.ofWhole(gradients[0] ?? null, sum, this.#group, this.#options.op));
+          this.#advance();
+        } else for (const chunk of state.chunks) this.#send(state, chunk, gradients, adds);
         state.holds = true;
         for (const { parameter } of slots) parameter.grad = null;
       }),
     );
-  }
-
-  /** Whether a table's gradient is laid out as what is scattered, and its sums have no other ones to be added to. */
-  #fillsSum({ table, unit, holds }: UnitState): boolean {
-    const { plan, shardSize, offload } = unit;
-    return table !== null && !holds && offload === undefined && plan.numel === shardSize * this.#group.size;
-  }
-
-  #sendWhole(state: UnitState, gradient: Tensor | null): void {
-    const sum = this.#sumOf(state);
-    const whole = gradient ?? ops.new_zeros(sum, [sum.numel * this.#group.size]);
-    const work = this.#group.reduceScatter(sum, whole, this.#options.op); // it holds the gradient
-    this.#flights.push({ state, rows: null, work, hop: 'scattering' });
-    this.#advance();
   }
 
   #send(state: UnitState, chunk: Chunk, gradients: readonly (Tensor | null)[], accumulates: boolean): void {
@@ -203,7 +187,7 @@ export class GradientShards {
   /** A piece has arrived: unpacks it, if it is packed. */
   #receive(flight: Flight | TableFlight): void {
     flight.work.wait(); // throws if it failed; with NCCL, orders the streams
-    if ('rows' in flight || flight.packed === null) return;
+    if (flight instanceof TableFlight || flight.packed === null) return;
     const { packed, chunk, target } = flight;
     noGrad(() =>
       scope(() => {
@@ -261,7 +245,7 @@ export class GradientShards {
     const flights = this.#flights;
     if (this.#replicas !== null) {
       for (const flight of flights) {
-        if (flight.hop === 'summing' || 'rows' in flight) continue;
+        if (flight.hop === 'summing' || flight instanceof TableFlight) continue;
         if (!flight.work.isCompleted) break;
         this.#receive(flight);
         flight.work = this.#replicas.allReduce(flight.target, this.#options.op);
@@ -272,16 +256,9 @@ export class GradientShards {
     while (flights[0] !== undefined && flights[0].hop === lastHop && flights[0].work.isCompleted) {
       this.#receive(flights[0]);
       const flight = flights.shift()!;
-      if ('rows' in flight) this.#landRows(flight);
+      if (flight instanceof TableFlight) flight.land();
       else land(flight);
     }
-  }
-
-  #landRows({ state, rows }: TableFlight): void {
-    if (rows === null) return;
-    const [{ tensor: part, start }] = state.unit.parts as [Part];
-    scope(() => rows.land(this.#sumsOf(state, 0, part, start), start));
-    rows.dispose();
   }
 
   /** This rank's sums of a slot's part: a view (n). */
