@@ -22,6 +22,7 @@ for (let step = 1; step <= steps; step++) {
   const ids = tensor(rows(0), { dtype: 'int64' }); // (B, T)
   const targets = tensor(rows(1), { dtype: 'int64' }); // (B, T): the next byte
   const lossOf = ([logits]: readonly Tensor[]) => ops.div(nn.crossEntropy(logits!, targets), group.size); // this rank's share
+  await strategy.begin(segments); // no gradients, also none of a step that failed
   const loss = parallel.runSegments(segments, model.inputs(ids), lossOf, { strategy }); // gathers, releases, reduces
   await strategy.finish(); // every part has its gradient
   const norm = Math.sqrt(await strategy.sumOverParts(optim.gradNorm(parts) ** 2));

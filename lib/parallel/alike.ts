@@ -1,4 +1,5 @@
-// Whether all ranks are about to communicate about the same parameters.
+// Whether all ranks are alike: have the same parameters before they communicate about them, and left a step that failed at
+// the same place before they repeat it.
 import { ShardloopError, tensor } from '../core/index.js';
 import type { Group } from '../dist/index.js';
 import type { BucketPlan } from './buckets.js';
@@ -23,4 +24,20 @@ export function checkAlike(where: string, plans: readonly BucketPlan[], group: G
       `every rank, but the ranks differ; this rank has ${trainable}. ` +
       'Build the model from the same config, and freeze the same parameters, on all of them',
   );
+}
+
+/**
+ * Leaves a step whose collectives had begun: `settle` waits for those on their way. Fails on every rank unless all of them
+ * had launched as many: they meet in a barrier, which is no other operation of a step, so that a rank that goes on with
+ * its step meets no gradients of the repeated one. Collective.
+ */
+export async function leaveStep(where: string, groups: readonly Group[], settle: () => Promise<void>): Promise<void> {
+  try {
+    await settle();
+    for (const group of groups) await group.barrier().done();
+  } catch (cause) {
+    if (!(cause instanceof ShardloopError)) throw cause;
+    const what = `${where}: begin() drops a step whose collectives had begun only where it failed on all ranks behind the same one`;
+    throw new ShardloopError(cause.code, `${cause.message}. ${what}`, { cause });
+  }
 }

@@ -9,6 +9,7 @@
 // (table-flight.ts).
 import { type DType, dtypeBytes, keep, noGrad, ops, scope, type Tensor, tensor, zeros } from '../core/index.js';
 import type { Group, Work } from '../dist/index.js';
+import { type Chunk, chunksOf } from './chunks.js';
 import { type Codec, type Compression, codecOf, emptyMemory } from './compress.js';
 import { hostZeros } from './offload.js';
 import type { ShardedUnit } from './sharded-unit.js';
@@ -27,25 +28,6 @@ export interface ReductionOptions {
   readonly compression?: Compression;
   /** Whether the sums keep their memory from step to step; else they have it from the first reduction until the parts drop it. */
   readonly keepsSums: boolean;
-}
-
-/** Elements of one slot that go to one place of a bucket. */
-interface Copy {
-  readonly slot: number;
-  readonly start: number;
-  count: number;
-  readonly at: number;
-}
-
-/** A piece [from, from + n) of every shard of a unit. */
-interface Chunk {
-  readonly from: number;
-  readonly n: number;
-  readonly copies: readonly Copy[];
-  /** Places of the bucket that no parameter fills: [at, count]. */
-  readonly padding: readonly (readonly [number, number])[];
-  /** What a codec that remembers has not sent yet (size, n). */
-  memory: Tensor | null;
 }
 
 interface UnitState {
@@ -269,10 +251,7 @@ export class GradientShards {
 
   /** Waits for all sums of the step and hands them to the parts. A parameter without a gradient on any rank has none. */
   async finish(): Promise<void> {
-    while (this.#flights.length > 0) {
-      await this.#flights[0]!.work.done();
-      this.#advance();
-    }
+    await this.#settle();
     // Reading the answer waits for the stream, and so for the copies to the host.
     const had = await this.#anywhere(this.#states.flatMap((state) => state.had));
     let i = 0;
@@ -286,11 +265,40 @@ export class GradientShards {
           part.grad = this.#sumsOf(state, slot, part, start);
         });
       }
-      state.holds = false;
-      state.had.fill(false);
-      if (this.#options.keepsSums) continue;
-      state.sum?.dispose(); // the parts' gradients are views of it
-      state.sum = null;
+      this.#close(state);
+    }
+  }
+
+  /** Waits for what is on its way, and forgets the step: its sums, and what a codec that remembers kept of them. */
+  async abandon(): Promise<void> {
+    await this.#settle();
+    for (const state of this.#states) {
+      state.table?.dispose();
+      this.#forgetUnsent(state);
+      this.#close(state);
+    }
+  }
+
+  async #settle(): Promise<void> {
+    while (this.#flights.length > 0) {
+      await this.#flights[0]!.work.done();
+      this.#advance();
+    }
+  }
+
+  /** A unit's sums of the step have been handed out, or are not wanted. */
+  #close(state: UnitState): void {
+    state.holds = false;
+    state.had.fill(false);
+    if (this.#options.keepsSums) return;
+    state.sum?.dispose(); // the parts' gradients are views of it
+    state.sum = null;
+  }
+
+  #forgetUnsent({ chunks }: UnitState): void {
+    for (const chunk of chunks) {
+      chunk.memory?.dispose();
+      chunk.memory = null;
     }
   }
 
@@ -312,7 +320,8 @@ export class GradientShards {
   dispose(): void {
     for (const state of this.#states) {
       state.table?.dispose();
-      for (const t of [state.sum, ...state.chunks.map(({ memory }) => memory)]) t?.dispose();
+      this.#forgetUnsent(state);
+      state.sum?.dispose();
       state.sum = null;
     }
     for (const { whole, received } of [...this.#buckets.values()].flat()) {
@@ -341,31 +350,4 @@ function land({ bucket, state, chunk, target, landing }: Flight): void {
 
 function flags(values: readonly boolean[]): Tensor {
   return tensor(Int32Array.from(values, Number));
-}
-
-/** Cuts every rank's shard into pieces of at most `most` elements, and finds what of each slot goes where. */
-function chunksOf({ plan, shardSize }: ShardedUnit, size: number, most: number): Chunk[] {
-  const chunks: Chunk[] = [];
-  for (let from = 0; from < shardSize; from += most) {
-    const n = Math.min(most, shardSize - from);
-    const copies: Copy[] = [];
-    const padding: [number, number][] = [];
-    for (let rank = 0; rank < size; rank++) {
-      const [begin, end] = [rank * shardSize + from, rank * shardSize + from + n];
-      for (const [slot, { offset, numel }] of plan.slots.entries()) {
-        const [a, b] = [Math.max(begin, offset), Math.min(end, offset + numel)];
-        if (a >= b) continue;
-        const copy = { slot, start: a - offset, count: b - a, at: rank * n + a - begin };
-        const before = copies.at(-1);
-        const continues =
-          before?.slot === slot && before.start + before.count === copy.start && before.at + before.count === copy.at;
-        if (continues) before.count += copy.count;
-        else copies.push(copy);
-      }
-      const filled = Math.max(begin, Math.min(end, plan.numel));
-      if (filled < end) padding.push([rank * n + filled - begin, end - filled]);
-    }
-    chunks.push({ from, n, copies, padding, memory: null });
-  }
-  return chunks;
 }

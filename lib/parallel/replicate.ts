@@ -8,9 +8,9 @@ import { type DType, keep, noGrad, ops, ShardloopError, scope, type Tensor, tens
 import type { Group, Work } from '../dist/index.js';
 import { isOnKernelDevice } from '../nn/fused.js';
 import type { Segment } from '../nn/index.js';
-import { checkAlike } from './alike.js';
+import { checkAlike, leaveStep } from './alike.js';
 import { type BucketPlan, planBuckets } from './buckets.js';
-import { alone, REPEAT, type Strategy } from './strategy.js';
+import { alone, dropGradients, REPEAT, type Strategy } from './strategy.js';
 import { type TableRows, TiedTable, tiedTables } from './tied-table.js';
 
 /** Options of {@link replicate}. */
@@ -56,17 +56,30 @@ export function replicate(segments: readonly Segment[], group: Group, options: R
   checkAlike('replicate', plans, group);
   if (broadcast) for (const { slots } of plans) group.broadcast(slots.map((slot) => slot.parameter)).wait();
   const buckets = plans.map((plan) => new Bucket(plan, group, op, reduceDtype));
+  let sends = false; // collectives of this step have begun
   return {
     ...alone,
     writesParts: group.rank === 0,
+    async begin(of) {
+      if (sends) {
+        await leaveStep('replicate', [group], async () => {
+          for (const bucket of buckets) await bucket.abandon();
+        });
+      }
+      sends = false;
+      dropGradients(of);
+    },
     gather(k, pass) {
       if (pass === 'forward') for (const { table } of buckets) table?.begin(k);
     },
     reduce(k, last) {
-      if (last) for (const bucket of buckets) bucket.reduce(k);
+      if (!last) return;
+      sends = true;
+      for (const bucket of buckets) bucket.reduce(k);
     },
     async finish() {
       for (const bucket of buckets) await bucket.finish();
+      sends = false;
     },
     dispose() {
       for (const bucket of buckets) bucket.dispose();
@@ -162,6 +175,14 @@ class Bucket {
         rows.land(ops.view(parameter.grad!, [-1]), 0);
       });
     }
+    this.dispose();
+  }
+
+  /** Waits for what is on its way, and drops it. */
+  async abandon(): Promise<void> {
+    const works = [this.#work, this.#rows?.work];
+    this.#work = null;
+    for (const work of works) await work?.done();
     this.dispose();
   }
 

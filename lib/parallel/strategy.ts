@@ -1,6 +1,7 @@
 // What a way of spreading a model does around each segment. Replication, sharding and offload are implementations; the
 // loop that calls them in plain sight is segments.ts.
 import type { Tensor } from '../core/index.js';
+import { type Segment, segmentParameters } from '../nn/index.js';
 
 /** Why a segment runs: in a step forward or backward, or forward alone ('evaluate'). */
 export type Pass = 'forward' | 'backward' | 'evaluate';
@@ -13,10 +14,16 @@ export interface Part {
   readonly start: number;
 }
 
-/** Called by the segment loop, always with the index of a segment, on every rank in the same order. */
+/** Called by the segment loop, mostly with the index of a segment, on every rank in the same order. */
 export interface Strategy {
   /** Whether this rank's parts belong in a checkpoint: of ranks that hold the same ones, the first. */
   readonly writesParts: boolean;
+  /**
+   * A step begins: no parameter of `segments` has a gradient. Of a step that failed before its finish(), what is on its way
+   * is waited for, and its sums are dropped. Where its collectives had begun the ranks meet here, and each rejects with
+   * COLLECTIVE_FAILED unless all of them failed behind the same one. A loop that never repeats a step may leave it out.
+   */
+  begin(segments: readonly Segment[]): Promise<void>;
   /** Segment k is about to run: make its parameters whole. May start to fetch a neighbour's too. */
   gather(k: number, pass: Pass): void;
   /** Segment k has run: what gather(k) fetched may go. */
@@ -49,12 +56,15 @@ export interface Strategy {
   dispose(): void;
 }
 
-/** What to do before a step is repeated whose backward failed: gradients of it are on their way, or in sums. */
-export const REPEAT = 'await finish() and clear the gradients before a failed step is repeated';
+/** What to do where a step may be repeated: gradients of the one that failed are there, on their way, or in sums. */
+export const REPEAT = 'await begin(segments) where a step begins, which drops what is left of one that failed';
 
 /** The strategy of a single rank: all parameters are always here, and every gradient is already global. */
 export const alone: Strategy = {
   writesParts: true,
+  async begin(segments) {
+    dropGradients(segments);
+  },
   gather() {},
   release() {},
   reduce() {},
@@ -68,6 +78,11 @@ export const alone: Strategy = {
   whole: async (fn) => fn(),
   dispose() {},
 };
+
+/** No parameter has a gradient any more. */
+export function dropGradients(segments: readonly Segment[]): void {
+  for (const segment of segments) for (const parameter of segmentParameters(segment)) parameter.grad = null;
+}
 
 /** The parts of named parameters under the same names, as optimizers take them. */
 export function partsOf<Name>(strategy: Strategy, named: Iterable<readonly [Name, Tensor]>): [Name, Tensor][] {

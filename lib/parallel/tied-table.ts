@@ -78,7 +78,7 @@ export class TiedTable {
   }
 
   #count(): void {
-    this.dispose(); // of a micro-batch that failed
+    this.dispose(); // of a micro-batch that failed, where no begin() came between
     const most = keep(scope(() => tensor(Int32Array.of(lookupsOf(this.#parameter)))));
     this.#counting = { most, work: this.#group.allReduce(most, 'max') };
   }
@@ -146,8 +146,9 @@ export class TiedTable {
 
   /** Lets go of what is under way. */
   dispose(): void {
-    this.#counting?.most.dispose();
+    this.#counting?.most.dispose(); // the operation holds it
     this.#counting = null;
+    this.#rows = 0;
   }
 }
 

@@ -10,14 +10,14 @@ import { type DType, ShardloopError, type Tensor } from '../core/index.js';
 import type { Group } from '../dist/index.js';
 import { isOnKernelDevice } from '../nn/fused.js';
 import { replaceTensors, type Segment } from '../nn/index.js';
-import { checkAlike } from './alike.js';
+import { checkAlike, leaveStep } from './alike.js';
 import { planBuckets } from './buckets.js';
 import type { Compression } from './compress.js';
 import { GradientShards } from './gradient-shards.js';
 import type { Offload } from './offload.js';
 import { replicate } from './replicate.js';
 import { ShardedUnit } from './sharded-unit.js';
-import { alone, type Part, type Pass, REPEAT, type Strategy } from './strategy.js';
+import { alone, dropGradients, type Part, type Pass, REPEAT, type Strategy } from './strategy.js';
 import { tiedTables } from './tied-table.js';
 
 /** Options of {@link zero}. */
@@ -81,8 +81,9 @@ export function zero(segments: readonly Segment[], group: Group, options: ZeroOp
   const plans = releases
     ? planBuckets(segments, { bytes: Number.POSITIVE_INFINITY, bySegment: true, frozen: true, tables })
     : planBuckets(segments, { bytes: bucketBytes, tables });
-  for (const ranks of many === null ? [group] : [many, group]) checkAlike('zero', plans, ranks);
-  const sources = broadcast ? (many === null ? [group] : [many, group]) : [];
+  const groups = many === null ? [group] : [many, group];
+  for (const ranks of groups) checkAlike('zero', plans, ranks);
+  const sources = broadcast ? groups : [];
   const { fill, device, offload } = options;
   const inOrder = [...plans].sort((a, b) => a.readyAt - b.readyAt); // random numbers are drawn as for a whole model
   const units = inOrder.map((plan) => new ShardedUnit(plan, group, { releases, sources, fill, device, offload }));
@@ -109,11 +110,20 @@ export function zero(segments: readonly Segment[], group: Group, options: ZeroOp
   const head = segments.length - 1;
 
   let reduced = 0; // the segment whose backward ran last; 0 where none is missing
+  let sends = false; // collectives of this step have begun that the step would begin again
   const start = (k: number): void => {
     for (const unit of unitsOf[k] ?? []) unit.start(k);
   };
   return {
     writesParts: many === null || many.rank === 0,
+    async begin(of) {
+      for (const [k, held] of unitsOf.entries()) for (const unit of held) unit.leave(k); // of a segment that failed
+      if (sends) await leaveStep('zero', groups, () => gradients.abandon());
+      sends = false;
+      reduced = 0;
+      dropGradients(of);
+      for (const { tensor } of parts.values()) tensor.grad = null;
+    },
     gather(k: number, pass: Pass) {
       if (pass === 'forward') {
         if (reduced > 0) {
@@ -123,6 +133,7 @@ export function zero(segments: readonly Segment[], group: Group, options: ZeroOp
           );
         }
         gradients.begin(k);
+        sends ||= releases; // what the other stages gather stays whole for the rest of the step
       }
       start(k);
       for (let ahead = 1; ahead <= prefetch; ahead++) start(pass === 'backward' ? k - ahead : k + ahead);
@@ -134,11 +145,14 @@ export function zero(segments: readonly Segment[], group: Group, options: ZeroOp
     },
     reduce(k: number, last: boolean) {
       reduced = k;
-      if (stage > 1 || last) gradients.reduce(k);
+      if (stage === 1 && !last) return;
+      sends = true;
+      gradients.reduce(k);
     },
-    finish() {
+    async finish() {
       reduced = 0;
-      return gradients.finish();
+      await gradients.finish();
+      sends = false;
     },
     part(parameter: Tensor): Part {
       return parts.get(parameter) ?? { tensor: parameter, start: 0 };

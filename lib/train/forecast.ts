@@ -73,6 +73,7 @@ export async function forecast(options: Partial<PlanConfig>): Promise<Forecast> 
     // The second step is like all later ones: buckets are there, and parameters of other ranks have to be fetched.
     for (const step of [1, 2]) {
       if (step === 2) atStart = groups.map(busBytes);
+      await strategy.begin(segments);
       for (let i = 1; i <= gradAccum; i++) {
         const ids = empty([microBatch, length], { dtype: 'int64', device: 'meta' });
         const input = model.inputs(ids, { targets: ids, divisor: 1 });

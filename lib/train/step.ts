@@ -55,6 +55,7 @@ export async function trainStep(context: StepContext, batches: readonly (() => M
   const scaler = context.scaler ?? null;
   const scale = scaler?.scale ?? 1;
   let loss = 0;
+  await strategy.begin(segments); // nothing is left of a step that failed
   for (const [i, make] of batches.entries()) {
     const batch = make();
     const last = i === batches.length - 1;

@@ -354,7 +354,9 @@ describe('zero', () => {
     for (const [rank, { err, reports }] of runs.entries()) {
       expect(err).toBe('');
       const flat = [0, 0, 'float64'];
-      const repeated = expect.stringMatching(/received a forward behind that of segment 2; await finish\(\) and clear/);
+      const repeated = expect.stringMatching(
+        /received a forward behind that of segment 2; await begin\(segments\) where/,
+      );
       expect(reports[0]!.repeated).toEqual([repeated, repeated]);
       expect(reports[0]!.grown).toEqual({ 1: flat, 2: flat, 3: flat });
       expect(reports[0]!.refusals).toEqual([
