@@ -79,6 +79,9 @@ export async function collectives(json: boolean): Promise<Report> {
 
 async function measure(started: readonly Ranks[]): Promise<Timing[]> {
   const timings: Timing[] = [];
+  // Ranks that have only started may both lie on the processor on which they met, and stay there as long as operations are
+  // short; large ones part them.
+  for (const contender of started) await contender.run(`all_reduce ${16 << 20} 10`);
   for (const operation of OPERATIONS) {
     for (const [label, bytes] of SIZES) {
       console.error(`${operation} ${label}`);

@@ -3,12 +3,12 @@ generation-process.ts; the way is `generate` (transformers as it comes), `static
 the forward compiled by torch.compile) or `loop` (the architecture written out over torch, with a static cache).
 """
 import os
-import resource
 import sys
 import time
 
 import torch
 import torch.nn.functional as F
+from peak_memory import peak_memory
 from transformers import GPT2LMHeadModel
 from transformers.utils import logging
 
@@ -85,7 +85,7 @@ with torch.inference_mode():
     for line in sys.stdin:
         command, *rest = line.split()
         if command == "memory":
-            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, file=answers, flush=True)
+            print(peak_memory(), file=answers, flush=True)
         elif command == "check":
             total = 7
             for token in tokens.flatten().tolist():

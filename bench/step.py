@@ -3,12 +3,12 @@ and commands as in training-process.ts; the way is eager or compiled, in bf16 wi
 fp32 weights. Scaled-dot-product attention, fused AdamW, gradients clipped at 1, no dropout.
 """
 import os
-import resource
 import sys
 import time
 
 import torch
 import torch.nn.functional as F
+from peak_memory import peak_memory
 from transformers import GPT2LMHeadModel
 from transformers.utils import logging
 
@@ -60,7 +60,7 @@ for line in sys.stdin:
     if command == "check":
         print(loss.item(), file=answers, flush=True)
     elif command == "memory":
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, file=answers, flush=True)
+        print(peak_memory(), file=answers, flush=True)
     else:
         count = int(rest[0])
         start = time.perf_counter_ns()

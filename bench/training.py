@@ -3,13 +3,13 @@ training-process.ts; the way is ddp, zero1 (DDP with ZeroRedundancyOptimizer), f
 DeepSpeed is installed. Gradients are clipped at 1; AdamW is the fused one where the way takes it.
 """
 import os
-import resource
 import sys
 import time
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from peak_memory import peak_memory
 from transformers import GPT2LMHeadModel
 from transformers.utils import logging
 
@@ -106,7 +106,7 @@ for line in sys.stdin:
         dist.all_reduce(total)
         print(total.item() / size, file=answers, flush=True)
     elif command == "memory":
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, file=answers, flush=True)
+        print(peak_memory(), file=answers, flush=True)
     else:
         count = int(rest[0])
         dist.barrier()
