@@ -24,6 +24,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
+constexpr auto kApart = 1ms;   // how seldom a rank moves to another processor
 constexpr auto kSlice = 20ms;  // how long a sleeper does not look at peers, failure and deadline
 constexpr int kPauses = 15;    // some 0.2 us; longer makes two ranks on one processor slower, and others no faster
 
@@ -159,6 +160,7 @@ bool SharedSegment::read_memory(int other, const char* from, char* to, size_t by
 
 void SharedSegment::publish() {
   Place& own = place(rank_);
+  own.processor.store(sched_getcpu(), std::memory_order_relaxed);
   own.published.store(++step_);
   if (own.sleepers.load() > 0) futex(own.published, FUTEX_WAKE, INT_MAX);
 }
@@ -185,6 +187,7 @@ void SharedSegment::wait_for(int other, uint32_t count) {
       if (here()) return;
       pause_processor();
     }
+    part_from(other);
     sched_yield();  // the other may be waiting for this very processor
   }
   const timespec slice{0, std::chrono::nanoseconds(kSlice).count()};
@@ -199,6 +202,21 @@ void SharedSegment::wait_for(int other, uint32_t count) {
     if (!reached(seen, count)) futex(its.published, FUTEX_WAIT, seen, &slice);
     its.sleepers.fetch_sub(1);
   }
+}
+
+// Two ranks that were woken on one processor stay there together for tens of milliseconds while another is idle, and an
+// operation takes three times as long. One of them leaves it: it may not run there for a moment, so the scheduler moves
+// it.
+void SharedSegment::part_from(int other) {
+  const int here = sched_getcpu();
+  if (rank_ < other || place(other).processor.load(std::memory_order_relaxed) != here || Clock::now() < may_part_)
+    return;
+  may_part_ = Clock::now() + kApart;
+  cpu_set_t all, others;
+  if (here < 0 || sched_getaffinity(0, sizeof all, &all) != 0) return;
+  others = all;
+  CPU_CLR(here, &others);
+  if (sched_setaffinity(0, sizeof others, &others) == 0) sched_setaffinity(0, sizeof all, &all);
 }
 
 std::string SharedSegment::why_not(int other) const {

@@ -81,6 +81,7 @@ class SharedSegment {
     std::atomic<uint32_t> published;  // also the word on which others sleep
     std::atomic<uint32_t> sleepers;
     std::atomic<State> state;
+    std::atomic<int> processor;  // on which it ran when it published last
     int process;
     const char* memory;                 // where this memory lies in its process
     alignas(64) Transfer transfers[2];  // by operation, since nobody is more than one ahead
@@ -111,6 +112,7 @@ class SharedSegment {
   // Waits until all ranks have published `count` steps.
   void wait(uint32_t count);
   void wait_for(int other, uint32_t count);
+  void part_from(int other);
   // What ends a wait for another rank, other than the step; empty: nothing.
   std::string why_not(int other) const;
   void wake_all();
@@ -123,7 +125,7 @@ class SharedSegment {
   std::vector<pollfd> processes_;  // by rank; without a descriptor: it has ended
   uint32_t step_ = 0, operation_ = 0, first_step_ = 0;
   std::chrono::nanoseconds spin_{};  // of the operation under way
-  Clock::time_point deadline_{};
+  Clock::time_point deadline_{}, may_part_{};
   std::atomic<bool> left_{false};
 };
 

@@ -14,11 +14,14 @@ for (const file of process.argv.slice(2)) {
   } catch (error) {
     process.stdout.write(`${file}: ${error.message}\n`);
   }
-  const ran = (report?.numPassedTests ?? 0) + (report?.numFailedTests ?? 0);
-  passed += report?.numPassedTests ?? 0;
-  // A file that does not even load counts as a failed suite without a failed test.
-  failed += ran === 0 ? 1 : Math.max(report.numFailedTests, report.numFailedTestSuites > 0 && !report.success ? 1 : 0);
-  skipped += (report?.numPendingTests ?? 0) + (report?.numTodoTests ?? 0);
+  const counts = ['numPassedTests', 'numFailedTests', 'numPendingTests', 'numTodoTests'].map(
+    (key) => report?.[key] ?? 0,
+  );
+  const [good, bad, pending, todo] = counts.every(Number.isInteger) ? counts : [0, 0, 0, 0];
+  passed += good;
+  // A file that does not even load makes a run that failed without a failed test.
+  failed += good + bad === 0 ? 1 : Math.max(bad, report.success === false ? 1 : 0);
+  skipped += pending + todo;
   for (const suite of report?.testResults ?? []) printFailures(suite);
 }
 if (passed === 0 && failed === 0) failed = 1;
@@ -26,10 +29,10 @@ process.stdout.write(`${passed} passed, ${failed} failed${skipped > 0 ? `, ${ski
 process.exitCode = failed > 0 ? 1 : 0;
 
 /** One suite's failed tests, each with the beginning of its error; its own error where it did not load. */
-function printFailures({ name, status, message, assertionResults }) {
+function printFailures({ name = '', status, message = '', assertionResults = [] }) {
   const file = relative(dirname(import.meta.dirname), name);
   const tests = assertionResults.filter((test) => test.status === 'failed');
-  for (const { fullName, failureMessages } of tests) {
+  for (const { fullName, failureMessages = [] } of tests) {
     process.stdout.write(`failed: ${file} > ${fullName}\n  ${beginning(failureMessages.join('\n'))}\n`);
   }
   if (status === 'failed' && tests.length === 0) process.stdout.write(`failed: ${file}\n  ${beginning(message)}\n`);

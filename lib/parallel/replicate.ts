@@ -60,14 +60,14 @@ export function replicate(segments: readonly Segment[], group: Group, options: R
   return {
     ...alone,
     writesParts: group.rank === 0,
-    async begin(of) {
+    async begin() {
       if (sends) {
         await leaveStep('replicate', [group], async () => {
           for (const bucket of buckets) await bucket.abandon();
         });
       }
       sends = false;
-      dropGradients(of);
+      dropGradients(segments);
     },
     gather(k, pass) {
       if (pass === 'forward') for (const { table } of buckets) table?.begin(k);

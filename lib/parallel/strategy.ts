@@ -1,6 +1,6 @@
 // What a way of spreading a model does around each segment. Replication, sharding and offload are implementations; the
 // loop that calls them in plain sight is segments.ts.
-import type { Tensor } from '../core/index.js';
+import { describe, ShardloopError, type Tensor } from '../core/index.js';
 import { type Segment, segmentParameters } from '../nn/index.js';
 
 /** Why a segment runs: in a step forward or backward, or forward alone ('evaluate'). */
@@ -19,7 +19,7 @@ export interface Strategy {
   /** Whether this rank's parts belong in a checkpoint: of ranks that hold the same ones, the first. */
   readonly writesParts: boolean;
   /**
-   * A step begins: no parameter of `segments` has a gradient. Of a step that failed before its finish(), what is on its way
+   * A step begins: no parameter of `segments`, which are the model's, has a gradient. Of a step that failed before its finish(), what is on its way
    * is waited for, and its sums are dropped. Where its collectives had begun the ranks meet here, and each rejects with
    * COLLECTIVE_FAILED unless all of them failed behind the same one. A loop that never repeats a step may leave it out.
    */
@@ -79,8 +79,12 @@ export const alone: Strategy = {
   dispose() {},
 };
 
-/** No parameter has a gradient any more. */
+/** No parameter has a gradient any more. Throws BAD_ARGUMENT for what are no segments. */
 export function dropGradients(segments: readonly Segment[]): void {
+  if (!Array.isArray(segments) || segments.length === 0 || !segments.every((one) => Array.isArray(one?.modules))) {
+    const expected = 'expected the segments of the model, as nn.segmentsOf(model) gives them';
+    throw new ShardloopError('BAD_ARGUMENT', `begin: ${expected}, received ${describe(segments)}`);
+  }
   for (const segment of segments) for (const parameter of segmentParameters(segment)) parameter.grad = null;
 }
 

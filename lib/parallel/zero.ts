@@ -116,12 +116,12 @@ export function zero(segments: readonly Segment[], group: Group, options: ZeroOp
   };
   return {
     writesParts: many === null || many.rank === 0,
-    async begin(of) {
+    async begin() {
       for (const [k, held] of unitsOf.entries()) for (const unit of held) unit.leave(k); // of a segment that failed
       if (sends) await leaveStep('zero', groups, () => gradients.abandon());
       sends = false;
       reduced = 0;
-      dropGradients(of);
+      dropGradients(segments);
       for (const { tensor } of parts.values()) tensor.grad = null;
     },
     gather(k: number, pass: Pass) {

@@ -89,6 +89,9 @@ describe('the commands', () => {
     expect(named.stdout).toContain('failed: test/b.test.ts\n  no such module\n');
     expect(count(join(folder, 'none.json')).status).toBe(1);
     expect(count(report('empty.json', 0, 0)).status).toBe(1);
+    for (const odd of [{ numPassedTests: '3', success: true }, { numPassedTests: 3, success: false }, null]) {
+      expect(count(put(join(folder, 'odd.json'), JSON.stringify(odd))).status).toBe(1);
+    }
     expect(count().status).toBe(1);
   });
 });
