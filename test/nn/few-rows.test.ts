@@ -174,7 +174,7 @@ describe('attention to a cache', () => {
     // Many numbers, so that never all of them round alike.
     const many = randn([4, 2, 3, 8, 64]);
     const empty = () => zeros([4, 8, 4, 64]);
-    const mask = zeros([1, 1, 2, 2], { dtype: 'bool' });
+    const mask = zeros([4, 1, 2, 2], { dtype: 'bool' });
     const own = noGrad(() => cachedAttention(many, empty(), empty(), 0, { mask }));
     expect(values(own).every((v) => v === 0)).toBe(true);
     const [k, v] = [empty(), empty()];
