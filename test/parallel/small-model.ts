@@ -1,4 +1,15 @@
-// A model and a way to train it, as text for programs that run as several ranks (test/dist/ranks.ts).
+// A model and a way to train it, as text for programs that run as several ranks (test/dist/ranks.ts), and the reading of what
+// they report.
+import { expect } from 'vitest';
+import type { RankRun } from '../dist/ranks.js';
+
+/** The `count` distances by name that a rank reported; it must have printed no error. */
+export function distancesOf({ err, reports }: RankRun, count: number): [name: string, distance: number][] {
+  expect(err).toBe('');
+  const distances = Object.entries(reports[0] as Record<string, number>);
+  expect(distances).toHaveLength(count);
+  return distances;
+}
 
 /**
  * `build(seed, dtype)`: segments whose first and last share a weight, with a parameter that nothing uses, a frozen one and
