@@ -45,7 +45,7 @@ Napi::Value scope_depth(const Napi::CallbackInfo& info, Environment& environment
 }
 
 Napi::Value keep(const Napi::CallbackInfo& info, Environment& environment) {
-  environment.keep(handle_argument(info, 0));
+  environment.keep(handle_argument(info, 0), info[1].ToBoolean());
   return info.Env().Undefined();
 }
 

@@ -101,7 +101,7 @@ double Environment::insert(c10::IValue value) {
   slot.value = std::move(value);
   ++live_;
   if (scopes_.empty()) {
-    root(slot);
+    root(slot, true);
   } else {
     log_.push_back({index, slot.generation});
   }
@@ -151,10 +151,10 @@ bool Environment::dispose_quietly(double handle) {
   return true;
 }
 
-void Environment::root(Slot& slot) {
+void Environment::root(Slot& slot, bool reported) {
   if (slot.rooted) return;
   slot.rooted = true;
-  slot.reported_bytes = bytes_of(slot.value);
+  slot.reported_bytes = reported ? bytes_of(slot.value) : 0;
   if (slot.reported_bytes) {
     int64_t total;
     napi_adjust_external_memory(env_, slot.reported_bytes, &total);
@@ -190,7 +190,7 @@ void Environment::pop_scope(size_t depth, const std::vector<double>& escaping) {
       free_slot(made.slot);
     } else if (outermost) {
       slot.escaping = false;
-      root(slot);
+      root(slot, true);
     } else {
       slot.escaping = false;
       log_[kept++] = made;
@@ -203,7 +203,7 @@ void Environment::pop_scope(size_t depth, const std::vector<double>& escaping) {
   release_pending();
 }
 
-void Environment::keep(double handle) { root(at_handle(handle)); }
+void Environment::keep(double handle, bool reported) { root(at_handle(handle), reported); }
 
 int64_t Environment::live_bytes() const {
   std::unordered_map<const void*, int64_t> storages;

@@ -45,7 +45,9 @@ class Environment {
   // Scopes.
   size_t push_scope();
   void pop_scope(size_t depth, const std::vector<double>& escaping);
-  void keep(double handle);
+  // Out of all scopes. `reported`: V8 is told of its bytes, so that it collects what is unreachable before memory runs
+  // out.
+  void keep(double handle, bool reported);
   size_t scope_depth() const noexcept { return scopes_.size(); }
 
   size_t live_handles() const noexcept { return live_; }
@@ -85,7 +87,7 @@ class Environment {
   Slot& at_handle(double handle) const;
   double handle_of(uint32_t slot) const noexcept;
   void free_slot(uint32_t slot);
-  void root(Slot& slot);
+  void root(Slot& slot, bool reported);
   void release_pending();
 
   napi_env env_;

@@ -1,11 +1,14 @@
-// The blocks of large_blocks.h: those that live by address, free ones by age and by size, under one lock.
+// The blocks of large_blocks.h: those that live by address, free ones by address, size and age, under one lock.
 #include "large_blocks.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <list>
 #include <map>
 #include <mutex>
+#include <set>
 #include <unordered_map>
+#include <utility>
 
 #ifdef __linux__
 #include <sys/mman.h>
@@ -16,27 +19,28 @@ namespace {
 
 constexpr size_t kPage = size_t{64} << 10;
 
+size_t pages(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
+
 // What free blocks may hold beyond what was live at once, as a part of it: without it a step gives back in its backward
 // what its next forward takes, and page faults take 2 to 5 % of its time.
 constexpr size_t kSlack = 32;
-
-// A free block serves requests of its size down to an eighth less.
-constexpr size_t kWaste = 8;
-
-struct Block {
-  void* address;
-  size_t size;
-};
 
 struct Live {
   size_t size, asked;
 };
 
+struct Idle {
+  size_t size;
+  std::list<char*>::iterator age;
+};
+
+// Idle blocks never touch: neighbours are one block, of which a smaller request takes the beginning.
 struct Blocks {
   std::mutex mutex;
   std::unordered_map<const void*, Live> live;
-  std::list<Block> idle;  // the longest free first
-  std::multimap<size_t, std::list<Block>::iterator> by_size;
+  std::map<char*, Idle> idle;
+  std::set<std::pair<size_t, char*>> by_size;       // the idle ones
+  std::list<char*> ages;                            // the idle ones, the longest free first
   size_t live_bytes = 0, idle_bytes = 0, most = 0;  // `most` was live at once
 };
 
@@ -55,48 +59,87 @@ void* map_pages(size_t size) {
 #endif
 }
 
-void unmap(const Block& block) {
+void unmap(char* address, size_t size) {
 #ifdef __linux__
-  munmap(block.address, block.size);
+  munmap(address, size);
 #else
-  (void)block;
+  (void)address, (void)size;
 #endif
 }
 
-void forget_oldest(Blocks& all) {
-  const Block block = all.idle.front();
-  auto [from, to] = all.by_size.equal_range(block.size);
-  while (from != to && from->second != all.idle.begin()) ++from;
-  if (from != to) all.by_size.erase(from);
-  all.idle.pop_front();
-  all.idle_bytes -= block.size;
-  unmap(block);
+// An idle block, ahead of another in age.
+void insert(Blocks& all, char* address, size_t size, std::list<char*>::iterator before) {
+  all.idle.emplace(address, Idle{size, all.ages.insert(before, address)});
+  all.by_size.emplace(size, address);
+  all.idle_bytes += size;
+}
+
+// No longer idle; gives what came behind it in age.
+std::list<char*>::iterator remove(Blocks& all, std::map<char*, Idle>::iterator block) {
+  const auto behind = all.ages.erase(block->second.age);
+  all.by_size.erase({block->second.size, block->first});
+  all.idle_bytes -= block->second.size;
+  all.idle.erase(block);
+  return behind;
+}
+
+// The smallest idle block of at least `size`, cut to it; or null.
+char* take_idle(Blocks& all, size_t size) {
+  const auto found = all.by_size.lower_bound({size, nullptr});
+  if (found == all.by_size.end()) return nullptr;
+  const auto [whole, address] = *found;
+  const auto behind = remove(all, all.idle.find(address));
+  if (whole > size) insert(all, address + size, whole - size, behind);
+  return address;
+}
+
+void give_idle(Blocks& all, char* address, size_t size) {
+  auto next = all.idle.lower_bound(address);
+  if (next != all.idle.begin()) {
+    const auto previous = std::prev(next);
+    if (previous->first + previous->second.size == address) {
+      address = previous->first;
+      size += previous->second.size;
+      remove(all, previous);
+    }
+  }
+  if (next != all.idle.end() && address + size == next->first) {
+    size += next->second.size;
+    remove(all, next);
+  }
+  insert(all, address, size, all.ages.end());
+}
+
+// Gives idle memory to the kernel until at most `allowed` bytes are left.
+void shrink(Blocks& all, size_t allowed) {
+  while (all.idle_bytes > allowed && !all.ages.empty()) {
+    const auto oldest = all.idle.find(all.ages.front());
+    const auto [address, size] = std::pair(oldest->first, oldest->second.size);
+    const size_t cut = std::min(size, pages(all.idle_bytes - allowed));
+    const auto behind = remove(all, oldest);
+    unmap(address + size - cut, cut);
+    if (size > cut) insert(all, address, size - cut, behind);
+  }
 }
 
 }  // namespace
 
 void* take_large(size_t bytes) {
   Blocks& all = blocks();
-  const size_t size = (bytes + kPage - 1) / kPage * kPage;
+  const size_t size = pages(bytes);
   const std::lock_guard lock(all.mutex);
-  Block block{nullptr, size};
-  const auto found = all.by_size.lower_bound(size);
-  if (found != all.by_size.end() && found->first - size <= size / kWaste) {
-    block = *found->second;
-    all.idle.erase(found->second);
-    all.by_size.erase(found);
-    all.idle_bytes -= block.size;
-  }
-  all.live_bytes += block.size;
-  if (all.live_bytes > all.most) all.most = all.live_bytes;
-  while (!all.idle.empty() && all.live_bytes + all.idle_bytes > all.most + all.most / kSlack) forget_oldest(all);
-  if (!block.address) block.address = map_pages(size);
-  if (!block.address) {
+  char* address = take_idle(all, size);
+  all.live_bytes += size;
+  all.most = std::max(all.most, all.live_bytes);
+  const size_t limit = all.most + all.most / kSlack;
+  shrink(all, limit - all.live_bytes);
+  if (!address) address = static_cast<char*>(map_pages(size));
+  if (!address) {
     all.live_bytes -= size;
     return nullptr;
   }
-  all.live.emplace(block.address, Live{block.size, bytes});
-  return block.address;
+  all.live.emplace(address, Live{size, bytes});
+  return address;
 }
 
 size_t large_size(const void* block) {
@@ -113,12 +156,10 @@ bool give_large(void* block) {
   const std::lock_guard lock(all.mutex);
   const auto found = all.live.find(block);
   if (found == all.live.end()) return false;
-  const Block freed{block, found->second.size};
+  const size_t size = found->second.size;
   all.live.erase(found);
-  all.live_bytes -= freed.size;
-  all.idle.push_back(freed);
-  all.by_size.emplace(freed.size, std::prev(all.idle.end()));
-  all.idle_bytes += freed.size;
+  all.live_bytes -= size;
+  give_idle(all, static_cast<char*>(block), size);
   return true;
 }
 
@@ -131,7 +172,7 @@ size_t idle_large() {
 void trim_large() {
   Blocks& all = blocks();
   const std::lock_guard lock(all.mutex);
-  while (!all.idle.empty()) forget_oldest(all);
+  shrink(all, 0);
   all.most = all.live_bytes;
 }
 

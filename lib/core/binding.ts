@@ -55,7 +55,8 @@ export interface Native {
   scopePush(): number;
   scopePop(depth: number, escaping: Handle[]): void;
   scopeDepth(): number;
-  keep(handle: Handle): void;
+  /** Takes a tensor out of all scopes; V8 is told of its bytes where `reported`. */
+  keep(handle: Handle, reported: boolean): void;
   shape(handle: Handle): number[];
   strides(handle: Handle): number[];
   dtype(handle: Handle): string;

@@ -23,7 +23,7 @@ export class Generator {
   /** Starts from `seed`, a 64-bit integer; the same seed gives the numbers of Python's `torch.Generator`. */
   constructor(seed: number | bigint) {
     this.#handle = raw('shardloop::generator', checkSeed('Generator', seed)) as Handle;
-    native().keep(this.#handle);
+    native().keep(this.#handle, true);
     net.register(this, this.#handle, this);
   }
 

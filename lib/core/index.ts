@@ -43,7 +43,7 @@ export {
 export type { Int, Scalar } from './op-support.js';
 export * as ops from './ops.js';
 export { getRandomState, manualSeed, setRandomState } from './random.js';
-export { disposeAll, keep, scope } from './scope.js';
+export { disposeAll, keep, owned, scope } from './scope.js';
 export { type Span, span } from './spans.js';
 export {
   arange,

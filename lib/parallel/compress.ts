@@ -3,7 +3,7 @@
 //   int8  blocks of 256 elements, each with a float32 scale: a quarter of float32's bytes
 //   topk  the largest elements of each piece with their places; what was not sent is kept and added to the next gradient
 //         (error feedback: Karimireddy et al., arXiv 1901.09847), which takes memory for a whole float32 gradient
-import { call, keep, noGrad, ops, scope, type Tensor, zeros } from '../core/index.js';
+import { call, noGrad, ops, owned, type Tensor, zeros } from '../core/index.js';
 
 /** How gradients are compressed. */
 export type Compression = { readonly kind: 'int8' } | { readonly kind: 'topk'; readonly ratio: number };
@@ -81,5 +81,5 @@ function as(bytes: Tensor, dtype: string, shape: number[]): Tensor {
 
 /** Memory of a codec that remembers, for one place: (size, n) zeros. */
 export function emptyMemory(size: number, n: number, device: string): Tensor {
-  return noGrad(() => keep(scope(() => zeros([size, n], { device }))));
+  return noGrad(() => owned(() => zeros([size, n], { device })));
 }

@@ -7,7 +7,7 @@
 // whole (size, n), of which rank r receives row r. The gradient of a tied table (tied-table.ts), of which two buckets would
 // hold a part only, leaves as it is where it fills its shards; it and the rows that follow take their turn without a bucket
 // (table-flight.ts).
-import { type DType, dtypeBytes, keep, noGrad, ops, scope, type Tensor, tensor, zeros } from '../core/index.js';
+import { type DType, dtypeBytes, noGrad, ops, owned, scope, type Tensor, tensor, zeros } from '../core/index.js';
 import type { Group, Work } from '../dist/index.js';
 import { type Chunk, chunksOf } from './chunks.js';
 import { type Codec, type Compression, codecOf, emptyMemory } from './compress.js';
@@ -146,7 +146,9 @@ export class GradientShards {
     const sum = this.#sumOf(state);
     const lands = accumulates || sum.dtype !== bucket.received.dtype || state.unit.offload !== undefined;
     const { compression } = this.#options;
-    const target = keep(lands ? ops.narrow(bucket.received, 0, 0, chunk.n) : ops.narrow(sum, 0, chunk.from, chunk.n));
+    const target = owned(() =>
+      lands ? ops.narrow(bucket.received, 0, 0, chunk.n) : ops.narrow(sum, 0, chunk.from, chunk.n),
+    );
     const { packed, work } =
       compression === undefined
         ? { packed: null, work: this.#group.reduceScatter(target, whole, this.#options.op) }
@@ -162,7 +164,7 @@ export class GradientShards {
     const { size } = this.#group;
     if (codec.remembers) chunk.memory ??= emptyMemory(size, chunk.n, whole.device);
     const sent = codec.pack(ops.view(whole, [size, chunk.n]), chunk.memory);
-    const packed = keep(ops.empty_like(sent));
+    const packed = owned(() => ops.empty_like(sent));
     return { packed, work: this.#group.allToAll(packed, sent) };
   }
 
@@ -190,10 +192,8 @@ export class GradientShards {
     const { dtype: own, device, shardSize, offload } = state.unit;
     const isHalf = own === 'bfloat16' || own === 'float16';
     const dtype = isHalf && this.#wireDtype(state.unit) === 'float32' ? 'float32' : own;
-    state.sum ??= keep(
-      scope(() =>
-        offload === undefined ? zeros([shardSize], { dtype, device }) : hostZeros(shardSize, dtype, device),
-      ),
+    state.sum ??= owned(() =>
+      offload === undefined ? zeros([shardSize], { dtype, device }) : hostZeros(shardSize, dtype, device),
     );
     return state.sum;
   }
@@ -208,8 +208,8 @@ export class GradientShards {
       const alike = this.#states.filter((s) => this.#wireDtype(s.unit) === dtype && s.unit.device === device);
       const most = Math.max(...alike.flatMap(({ chunks }) => chunks.map(({ n }) => n)));
       buckets = Array.from({ length: BUCKETS_OF_A_KIND }, () => ({
-        whole: keep(ops.empty([this.#group.size * most], { dtype, device })),
-        received: keep(ops.empty([most], { dtype, device })),
+        whole: owned(() => ops.empty([this.#group.size * most], { dtype, device })),
+        received: owned(() => ops.empty([most], { dtype, device })),
         flight: null,
       }));
       this.#buckets.set(kind, buckets);
@@ -306,7 +306,7 @@ export class GradientShards {
   async #anywhere(local: readonly boolean[]): Promise<boolean[]> {
     const own = this.#states[0]?.unit.device ?? 'cpu';
     const device = own.startsWith('cuda') ? own : 'cpu';
-    const counts = keep(scope(() => ops._to_copy(flags(local), { device })));
+    const counts = owned(() => ops._to_copy(flags(local), { device }));
     try {
       for (const group of [this.#group, ...(this.#replicas ? [this.#replicas] : [])]) {
         await group.allReduce(counts, 'max').done();

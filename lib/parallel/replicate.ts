@@ -4,7 +4,7 @@
 // States of a bucket: idle, without memory -> in flight (from reduce(k) behind its last gradient) -> idle (finish: the
 // parameters' gradients are views of its buffer, which goes when the optimizer drops them). That of a tied table leaves
 // before its rows, which are added when both have arrived (tied-table.ts).
-import { type DType, keep, noGrad, ops, ShardloopError, scope, type Tensor, tensor, zeros } from '../core/index.js';
+import { type DType, noGrad, ops, owned, ShardloopError, scope, type Tensor, tensor } from '../core/index.js';
 import type { Group, Work } from '../dist/index.js';
 import { isOnKernelDevice } from '../nn/fused.js';
 import type { Segment } from '../nn/index.js';
@@ -200,13 +200,11 @@ class Bucket {
 
 function makeFlat({ slots, numel }: BucketPlan, dtype: DType): Flat {
   const { device } = slots[0]!.parameter;
-  return keep(
-    scope(() => {
-      const whole = zeros([numel + slots.length], { dtype, device });
-      const views = slots.map(({ parameter, offset, numel: n }) =>
-        ops.view(ops.narrow(whole, 0, offset, n), parameter.shape),
-      );
-      return { whole, views, counts: ops.narrow(whole, 0, numel, slots.length) };
-    }),
-  );
+  return owned(() => {
+    const whole = ops.empty([numel + slots.length], { dtype, device }); // #launch fills it
+    const views = slots.map(({ parameter, offset, numel: n }) =>
+      ops.view(ops.narrow(whole, 0, offset, n), parameter.shape),
+    );
+    return { whole, views, counts: ops.narrow(whole, 0, numel, slots.length) };
+  });
 }

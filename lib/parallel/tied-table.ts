@@ -9,7 +9,7 @@
 //   late       the rows of all ranks would not be few beside the table (or nobody looks up): the gradient adds up whole
 // Behind the embedding's backward the rows are gathered (early), or the whole gradient goes (late). Both are decided by what all
 // ranks know, and each step anew, so that a resumed run does what an undisturbed one does.
-import { call, keep, noGrad, ops, ShardloopError, scope, type Tensor, tensor } from '../core/index.js';
+import { call, noGrad, ops, owned, ShardloopError, type Tensor, tensor } from '../core/index.js';
 import type { Group, Work } from '../dist/index.js';
 import { countLookups, Embedding, lookupsOf } from '../nn/embedding.js';
 import { type Segment, segmentParameters } from '../nn/index.js';
@@ -79,7 +79,7 @@ export class TiedTable {
 
   #count(): void {
     this.dispose(); // of a micro-batch that failed, where no begin() came between
-    const most = keep(scope(() => tensor(Int32Array.of(lookupsOf(this.#parameter)))));
+    const most = owned(() => tensor(Int32Array.of(lookupsOf(this.#parameter))));
     this.#counting = { most, work: this.#group.allReduce(most, 'max') };
   }
 
@@ -105,29 +105,27 @@ export class TiedTable {
     const { size } = this.#group;
     const most = this.#rows;
     this.#rows = 0;
-    const [ids, rows, sent] = keep(
-      noGrad(() =>
-        scope(() => {
-          const [places, values] = this.#take();
-          const missing = most - places.shape[0]!;
-          if (missing < 0) {
-            throw new ShardloopError(
-              'BAD_ARGUMENT',
-              `expected at most ${most} rows of an embedding's gradient, received ${places.shape[0]}; ` +
-                'look up the same ids in the backward as in the forward',
-            );
-          }
-          const mine = [
-            ops.constant_pad_nd(places, [0, missing], { value: -1 }), // no row
-            ops.constant_pad_nd(op === 'avg' ? ops.div(values, size) : values, [0, 0, 0, missing]),
-          ] as const;
-          return [
-            ops.new_empty(mine[0], [size * most]),
-            ops.new_empty(mine[1], [size * most, values.shape[1]!]),
-            mine,
-          ] as const;
-        }),
-      ),
+    const [ids, rows, sent] = noGrad(() =>
+      owned(() => {
+        const [places, values] = this.#take();
+        const missing = most - places.shape[0]!;
+        if (missing < 0) {
+          throw new ShardloopError(
+            'BAD_ARGUMENT',
+            `expected at most ${most} rows of an embedding's gradient, received ${places.shape[0]}; ` +
+              'look up the same ids in the backward as in the forward',
+          );
+        }
+        const mine = [
+          ops.constant_pad_nd(places, [0, missing], { value: -1 }), // no row
+          ops.constant_pad_nd(op === 'avg' ? ops.div(values, size) : values, [0, 0, 0, missing]),
+        ] as const;
+        return [
+          ops.new_empty(mine[0], [size * most]),
+          ops.new_empty(mine[1], [size * most, values.shape[1]!]),
+          mine,
+        ] as const;
+      }),
     );
     const work = this.#group.allGather([ids, rows], sent);
     for (const t of sent) t.dispose(); // the operation holds them

@@ -1,9 +1,24 @@
 // The promise of flat memory: live handles, bytes and the size of the process over thousands of training steps, and the
 // finalization net for what escaped all scopes.
+import { constants, PerformanceObserver } from 'node:perf_hooks';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { expect, it } from 'vitest';
-import { arange, call, empty, memory, noGrad, ops, randn, scope, type Tensor, zeros } from '../../lib/index.js';
+import { owned } from '../../lib/core/scope.js';
+import {
+  arange,
+  call,
+  empty,
+  keep,
+  memory,
+  noGrad,
+  ones,
+  ops,
+  randn,
+  scope,
+  type Tensor,
+  zeros,
+} from '../../lib/index.js';
 
 setFlagsFromString('--expose-gc');
 const collect = runInNewContext('gc') as () => void;
@@ -79,6 +94,47 @@ it('V8 knows the bytes of what is out of scope, so that its collector runs', asy
   }
   // Untold, V8 sees a hundred small objects and collects none: the peak is then all of them.
   expect(peak).toBeLessThan((count - 100) * (16 << 20));
+});
+
+it('V8 is not told of what the library itself disposes of, so that its collector rests', async () => {
+  let collections = 0;
+  const observer = new PerformanceObserver((list) => {
+    for (const { detail } of list.getEntries()) {
+      if ((detail as { kind: number }).kind === constants.NODE_PERFORMANCE_GC_MAJOR) collections++;
+    }
+  });
+  observer.observe({ entryTypes: ['gc'] });
+  const countDuring = async (make: () => Tensor) => {
+    await new Promise((resolve) => setTimeout(resolve, 50)); // what came before is reported
+    collections = 0;
+    for (let i = 0; i < 60; i++) {
+      const tensors = Array.from({ length: 10 }, make);
+      await new Promise(setImmediate);
+      for (const t of tensors) t.dispose(); // they outlived their scope
+    }
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    return collections;
+  };
+  const make = () => empty([4 << 20]); // 16 MiB
+  const whenTold = await countDuring(() => keep(scope(make)));
+  expect(whenTold).toBeGreaterThan(3);
+  expect(await countDuring(() => owned(make))).toBeLessThan(whenTold / 2);
+  observer.disconnect();
+});
+
+it.runIf(process.platform === 'linux')('free blocks serve other sizes, joined and cut, without page faults', () => {
+  const round = () => {
+    for (const sizes of [[4, 12, 8], [24], [9, 3, 6, 6], [16, 8]]) {
+      const blocks = sizes.map((mib) => ones([mib << 20], { dtype: 'uint8' }));
+      for (const block of blocks) block.dispose();
+    }
+  };
+  memory.trim();
+  for (let i = 0; i < 3; i++) round();
+  const before = process.resourceUsage().minorPageFault;
+  for (let i = 0; i < 20; i++) round();
+  // Fresh memory each time would be 20 * 4 * 24 MiB / 4 KiB = 491,520.
+  expect(process.resourceUsage().minorPageFault - before).toBeLessThan(20_000);
 });
 
 it('a released storage is refused by what reads or writes it, until it is back', () => {
