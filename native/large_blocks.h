@@ -1,6 +1,6 @@
-// Memory for tensors of a megabyte and more, in pages of their own. Free blocks are kept, joined and cut for those that come,
-// as long as live and free ones together are no more than a little above what was live at once: a step finds the memory of
-// the step before without page faults, and no heap keeps what is free between blocks that live.
+// Memory for tensors of a megabyte and more, in pages of their own. Free blocks are kept, joined and cut for those that
+// come, as long as live and free ones together are no more than a little above what was live at once: a step finds the
+// memory of the step before without page faults, and no heap keeps what is free between blocks that live.
 #pragma once
 #include <cstddef>
 #include <cstdint>
