@@ -3,9 +3,9 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import type { z } from 'zod';
+import { kebab } from '../lib/core/option-names.js';
 import { type ConfigSchema, finetuneSchema, pretrainSchema } from '../lib/train/config.js';
 import { baseType } from '../lib/train/config-sources.js';
-import { kebab } from '../lib/train/option-names.js';
 
 const path = fileURLToPath(new URL('../docs/options.md', import.meta.url));
 

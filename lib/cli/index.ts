@@ -4,7 +4,7 @@
 import { realpathSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { Command } from 'commander';
-import { nameAsFlags } from '../train/option-names.js';
+import { nameAsFlags } from '../core/option-names.js';
 import { version } from '../train/versions.js';
 import { benchCommand } from './bench.js';
 import { consolidateCommand } from './consolidate.js';
@@ -51,13 +51,10 @@ function onBrokenPipe(error: NodeJS.ErrnoException): void {
 export async function main(args: string[]): Promise<void> {
   process.exitCode = EXIT.done;
   process.stdout.off('error', onBrokenPipe).on('error', onBrokenPipe);
-  const before = nameAsFlags(true);
   try {
-    await program().parseAsync(args, { from: 'user' });
+    await nameAsFlags(() => program().parseAsync(args, { from: 'user' }));
   } catch (error) {
     fail(error, { json: args.includes('--json') });
-  } finally {
-    nameAsFlags(before);
   }
 }
 

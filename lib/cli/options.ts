@@ -4,9 +4,9 @@ import { Option } from 'commander';
 import { stringify } from 'yaml';
 import type { z } from 'zod';
 import { ShardloopError } from '../core/errors.js';
+import { kebab } from '../core/option-names.js';
 import type { ConfigSchema } from '../train/config.js';
 import { baseType, type Resolved, resolveConfig } from '../train/config-sources.js';
-import { kebab } from '../train/option-names.js';
 import { printJson } from './exit.js';
 
 /** Flags of a training command that are no key of its config. */

@@ -23,10 +23,15 @@ export function checkShape(name: string, shape: unknown): number[] {
 
 /** Refuses anything but undefined or a plain object whose keys are all `known`, with the nearest name. */
 export function checkOptions(name: string, options: unknown, known: readonly string[]): void {
-  if (options === undefined) return;
+  if (options !== undefined) requireOptions(name, options, known);
+}
+
+/** As {@link checkOptions}, where there must be options; without `known` the keys may be any. */
+export function requireOptions(name: string, options: unknown, known?: readonly string[]): void {
   if (typeof options !== 'object' || options === null || Array.isArray(options)) {
     throw new ShardloopError('BAD_ARGUMENT', `${name}: expected an options object, received ${describe(options)}`);
   }
+  if (known === undefined) return;
   for (const key in options) if (!known.includes(key)) throw unknownOption(name, key, known);
 }
 

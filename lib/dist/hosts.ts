@@ -10,6 +10,7 @@
 //   heard        counts the launchers that know how the launch ended: node 0 serves the store until then
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ShardloopError } from '../core/errors.js';
+import { named, nameOf } from '../core/option-names.js';
 import type { ToKeeper } from './keeper.js';
 import type { Keeper } from './keeper-process.js';
 
@@ -40,6 +41,12 @@ const LINGERING = 30_000;
 /** When to say that node 0 is being waited for, in milliseconds. */
 const SILENCE = 5000;
 
+/** A {@link SharedPlan} in JSON as its reader would write it. */
+const spelt = (plan: string) =>
+  Object.entries(JSON.parse(plan) as SharedPlan)
+    .map(([key, value]) => `${nameOf(key)} ${value}`)
+    .join(', ');
+
 /** The launchers of the other hosts, as this one sees them. */
 export class Hosts {
   readonly #keeper: Keeper;
@@ -67,7 +74,8 @@ export class Hosts {
         throw new ShardloopError(
           'BAD_LAUNCH',
           `launch: node ${this.#node} did not reach the launcher of node 0 at ${this.#where} within ${seconds} s ` +
-            `(${answer.text.split('\n', 1)[0]}); start it there with --node-rank 0 and this --master-addr and --master-port`,
+            `(${answer.text.split('\n', 1)[0]}); ` +
+            named('start it there with --node-rank 0 and this --master-addr and --master-port'),
         );
       }
     }
@@ -76,8 +84,8 @@ export class Hosts {
     if (plan !== own) {
       throw new ShardloopError(
         'BAD_LAUNCH',
-        `launch: expected all hosts to be started alike, with ${plan}, received ${own} on node ${this.#node}; ` +
-          'give every host the same --nnodes, --nproc-per-node and --max-restarts',
+        `launch: expected all hosts to be started alike, with ${spelt(plan)}, received ${spelt(own)} on node ${this.#node}; ` +
+          named('give every host the same --nnodes, --nproc-per-node and --max-restarts'),
       );
     }
     await this.#ask({ kind: 'add', key: 'launch/nodes', n: 1 });

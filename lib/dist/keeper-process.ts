@@ -2,6 +2,7 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { ShardloopError } from '../core/errors.js';
+import { named } from '../core/option-names.js';
 import type { FromKeeper, ToKeeper } from './keeper.js';
 
 /** A store that does not answer for so long, in milliseconds, is lost, and so is a keeper. */
@@ -42,7 +43,7 @@ export class Keeper {
     throw new ShardloopError(
       'BAD_LAUNCH',
       `launch: could not serve the rendezvous store on ${where}: ${answer.text.split('\n', 1)[0]}; ` +
-        'choose another --master-port, or leave it out to get a free one',
+        named('choose another --master-port, or leave it out to get a free one'),
     );
   }
 

@@ -9,6 +9,8 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, ShardloopError } from '../core/errors.js';
 import { makeFolder } from '../core/folders.js';
+import { forCommand, named } from '../core/option-names.js';
+import { requireOptions } from '../core/options.js';
 import { announceFailure } from './failure-report.js';
 import { Hosts, type Verdict } from './hosts.js';
 import { Keeper } from './keeper-process.js';
@@ -217,19 +219,29 @@ interface Plan {
   readonly maxRestarts: number;
 }
 
+const OPTIONS = [
+  ...['command', 'args', 'nprocPerNode', 'nnodes', 'nodeRank', 'masterAddr', 'masterPort', 'standalone', 'maxRestarts'],
+  ...['joinSeconds', 'logDir', 'output', 'env', 'graceSeconds', 'abort'],
+];
+
 function planOf(options: LaunchOptions): Plan {
+  requireOptions('launch', options, OPTIONS);
   const { nprocPerNode: local, nnodes = 1, nodeRank = 0, masterAddr = '127.0.0.1', masterPort = 0 } = options;
   const { maxRestarts = 0, joinSeconds = 600 } = options;
   const need = (right: boolean, expected: string, received: unknown): void => {
-    if (!right)
-      throw new ShardloopError('BAD_ARGUMENT', `launch: expected ${expected}, received ${describe(received)}`);
+    if (right) return;
+    const what = received === undefined ? forCommand('none', 'undefined') : describe(received);
+    throw new ShardloopError('BAD_ARGUMENT', `launch: expected ${named(expected)}, received ${what}`);
   };
   const whole = (n: unknown, least: number) => Number.isInteger(n) && (n as number) >= least;
-  need(options.command.length > 0, 'a command', options.command);
-  need(whole(local, 1), 'nprocPerNode to be 1 or more', local);
-  need(whole(nnodes, 1), 'nnodes to be 1 or more', nnodes);
-  need(whole(nodeRank, 0) && nodeRank < nnodes, `nodeRank to be from 0 to ${nnodes - 1}`, nodeRank);
-  need(whole(masterPort, 0) && masterPort < 65_536, 'masterPort to be a port', masterPort);
+  const { command, args = [] } = options as { command: unknown; args?: unknown };
+  const texts = (list: unknown) => Array.isArray(list) && list.every((text) => typeof text === 'string');
+  need(texts(command) && options.command.length > 0, 'a command as an array of texts', command);
+  need(texts(args), 'args to be an array of texts', args);
+  need(whole(local, 1), '--nproc-per-node to be 1 or more', local);
+  need(whole(nnodes, 1), '--nnodes to be 1 or more', nnodes);
+  need(whole(nodeRank, 0) && nodeRank < nnodes, `--node-rank to be from 0 to ${nnodes - 1}`, nodeRank);
+  need(whole(masterPort, 0) && masterPort < 65_536, '--master-port to be a port', masterPort);
   if (options.standalone) {
     const alone = (right: boolean, flag: string, received: unknown) =>
       need(
@@ -241,13 +253,13 @@ function planOf(options: LaunchOptions): Plan {
     alone(options.masterAddr === undefined, 'master-addr', options.masterAddr);
     alone(options.masterPort === undefined, 'master-port', options.masterPort);
   }
-  need(nnodes === 1 || masterPort > 0, 'masterPort, the same on every host, for several hosts', options.masterPort);
+  need(nnodes === 1 || masterPort > 0, '--master-port, the same on every host, for several hosts', options.masterPort);
   need(
     nnodes === 1 || options.masterAddr !== undefined,
-    'masterAddr, the host of node 0, for several hosts',
+    '--master-addr, the host of node 0, for several hosts',
     options.masterAddr,
   );
-  need(whole(maxRestarts, 0), 'maxRestarts to be 0 or more', maxRestarts);
+  need(whole(maxRestarts, 0), '--max-restarts to be 0 or more', maxRestarts);
   need(joinSeconds > 0, 'joinSeconds to be a positive number', joinSeconds);
   return { local, nnodes, nodeRank, size: local * nnodes, masterAddr, masterPort, maxRestarts };
 }

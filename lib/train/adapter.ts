@@ -1,9 +1,9 @@
 // A LoRA adapter by the options of a run. What addLora refuses is said of those options, not of its own.
 import { ShardloopError } from '../core/index.js';
+import { nameOf } from '../core/option-names.js';
 import type { Module } from '../nn/index.js';
 import { addLora, type LoraOptions } from '../peft/index.js';
 import type { FinetuneConfig } from './config.js';
-import { nameOf } from './option-names.js';
 
 /** The options of an adapter by the keys that a run has for them. */
 type AdapterConfig = Pick<FinetuneConfig, 'loraRank' | 'targetModules'> &

@@ -7,6 +7,7 @@
 import { realpath } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { ShardloopError } from '../core/index.js';
+import { words } from '../core/option-names.js';
 import type { BatchSource, DataPosition } from '../data/index.js';
 import {
   type BackgroundWrite,
@@ -28,7 +29,6 @@ import type { LossScaler, OptimizerState, Schedule } from '../optim/index.js';
 import { contentOf, joinValues, loadParameters, optimizerState, type Subject } from './checkpoint-content.js';
 import { findCheckpoints, launchId, pointTo, setAside } from './checkpoint-folder.js';
 import { nothingScored } from './option-check.js';
-import { words } from './option-names.js';
 import { compareOrigins, type Origin, originOf } from './origin.js';
 import { type Run, tell } from './run.js';
 

@@ -8,7 +8,7 @@ import { readEnvironment } from '../dist/environment.js';
 import { type ConfigSchema, finetuneSchema, planSchema, pretrainSchema } from './config.js';
 import { readDeepSpeed } from './deepspeed.js';
 import { nearest } from './nearest.js';
-import { camel, forCommand, kebab, nameOf } from './option-names.js';
+import { camel, forCommand, kebab, nameOf } from '../core/option-names.js';
 
 export type Source = 'flag' | 'env' | 'file' | 'deepspeed' | 'default';
 export interface Resolved<T> {

@@ -4,13 +4,13 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { makeFolder } from '../core/folders.js';
 import { ShardloopError } from '../core/index.js';
+import { forCommand, named } from '../core/option-names.js';
 import { loadTokenizer } from '../data/index.js';
 import { type Checkpoint, type LazyTensor, openCheckpoint, RESULT, writeFileAtomic } from '../io/index.js';
 import { loadShape, saveModel } from '../models/index.js';
 import { writeAdapterTensors } from '../peft/index.js';
 import { checkCall } from './call-check.js';
 import { requireFolder } from './in-folder.js';
-import { forCommand, named } from './option-names.js';
 import type { Origin } from './origin.js';
 import { refuseContent, refuseOverwriting, refuseWithin } from './out-folder.js';
 

@@ -1,7 +1,7 @@
 // A DeepSpeed config (`--deepspeed FILE`) as options of a run. Every key is either taken over, or says what is done here
 // anyway, or is a problem that is named; none is ignored. 'auto' leaves the option to the command, as transformers does.
 import { readFileSync } from 'node:fs';
-import { forCommand, nameOf, words } from './option-names.js';
+import { forCommand, nameOf, words } from '../core/option-names.js';
 
 /** What {@link readDeepSpeed} found. */
 export interface DeepSpeedOptions {

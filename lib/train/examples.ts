@@ -2,6 +2,7 @@
 // before training begins.
 import { readFileSync } from 'node:fs';
 import { ShardloopError } from '../core/errors.js';
+import { words } from '../core/option-names.js';
 import {
   ChatTemplate,
   type DataRecord,
@@ -17,7 +18,6 @@ import {
 } from '../data/index.js';
 import type { FinetuneConfig } from './config.js';
 import { requireFile } from './in-folder.js';
-import { words } from './option-names.js';
 
 /** The data of a tuning run. */
 export interface Examples {

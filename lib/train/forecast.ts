@@ -12,7 +12,7 @@ import { type PlanConfig, planSchema } from './config.js';
 import { resolveConfig } from './config-sources.js';
 import { MemoryLedger, type MemoryUse } from './memory-ledger.js';
 import { makeOptimizer } from './optimizer.js';
-import { words } from './option-names.js';
+import { words } from '../core/option-names.js';
 import { weightDtype } from './precision.js';
 import { fillsShards, spread } from './spread.js';
 

@@ -3,6 +3,7 @@
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { isCudaAvailable, ShardloopError, setNumThreads } from '../core/index.js';
+import { named } from '../core/option-names.js';
 import { ChatTemplate, loadTokenizer, type Tokenizer } from '../data/index.js';
 import { exists } from '../io/index.js';
 import { type FinishReason, generate, loadModel } from '../models/index.js';
@@ -10,7 +11,6 @@ import { loadAdapter } from '../peft/index.js';
 import { checkCall } from './call-check.js';
 import { templateSource } from './examples.js';
 import { requireFolder } from './in-folder.js';
-import { named } from './option-names.js';
 
 /** What {@link generateText} takes. */
 export interface GenerateTextOptions {

@@ -1,7 +1,7 @@
 // What a command reads: the files and folders that its options name. Not here: where it writes (out-folder.ts).
 import { statSync } from 'node:fs';
 import { ShardloopError } from '../core/errors.js';
-import { named } from './option-names.js';
+import { named } from '../core/option-names.js';
 
 /** BAD_CONFIG unless `path` is a file. */
 export function requireFile(flag: string, path: string): string {

@@ -2,6 +2,7 @@
 // step.ts; what surrounds the run is run.ts.
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { ShardloopError, type Tensor } from '../core/index.js';
+import { words } from '../core/option-names.js';
 import { BatchSource, type SequenceSet } from '../data/index.js';
 import type { GPT2LMHeadModel } from '../models/index.js';
 import { segmentsOf } from '../nn/index.js';
@@ -12,7 +13,6 @@ import { type Evaluation, evaluate } from './evaluate.js';
 import type { StepMetrics } from './metrics.js';
 import { microBatches } from './micro-batch.js';
 import { makeOptimizer, makeSchedule } from './optimizer.js';
-import { words } from './option-names.js';
 import { planRun } from './plan.js';
 import { makeScaler, precisionScope, productDtype } from './precision.js';
 import { openSinks, type Run, seedStep, stopIfAsked, sumOverRanks, tell } from './run.js';

@@ -1,9 +1,9 @@
 // Whether the options of a run fit each other, the number of ranks and the folders that they name. Asked before anything
 // is started or loaded, so that a command says it once, whatever the ranks. What one option may be is config.ts's.
 import { ShardloopError } from '../core/errors.js';
+import { named, words } from '../core/option-names.js';
 import type { FinetuneConfig, PretrainConfig, TrainingConfig } from './config.js';
 import { requireFolder } from './in-folder.js';
-import { named, words } from './option-names.js';
 import { refuseFile, refuseOverwriting, requireWritable, resultOf } from './out-folder.js';
 
 /** The options that decide how a model is spread over the ranks. */

@@ -5,8 +5,8 @@ import { createHash } from 'node:crypto';
 import { open, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ShardloopError } from '../core/errors.js';
+import { nameOf, words } from '../core/option-names.js';
 import type { TrainingConfig } from './config.js';
-import { nameOf, words } from './option-names.js';
 
 /** Plain JSON; a checkpoint's state holds it as `origin`. */
 export interface Origin {

@@ -4,8 +4,8 @@ import { accessSync, constants, readdirSync, realpathSync, statSync } from 'node
 import { dirname, join, sep } from 'node:path';
 import { ShardloopError } from '../core/errors.js';
 import { makeFolder } from '../core/folders.js';
+import { named } from '../core/option-names.js';
 import type { FinetuneConfig } from './config.js';
-import { named } from './option-names.js';
 
 /** Where a tuning run leaves its result. */
 export const resultOf = ({ out, method }: Pick<FinetuneConfig, 'out' | 'method'>) =>

@@ -6,7 +6,7 @@ import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { ShardloopError } from '../core/errors.js';
 import { makeFolder } from '../core/folders.js';
-import { words } from './option-names.js';
+import { words } from '../core/option-names.js';
 import { refuseFile } from './out-folder.js';
 
 /** A run's claim on its folder. */

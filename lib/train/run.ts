@@ -13,6 +13,7 @@ import {
   setNumThreads,
   tensor,
 } from '../core/index.js';
+import { named } from '../core/option-names.js';
 import { type Group, init, readEnvironment } from '../dist/index.js';
 import { writeFileAtomic } from '../io/atomic.js';
 import type { TrainingConfig } from './config.js';
@@ -21,7 +22,6 @@ import { drawLoss } from './loss-chart.js';
 import { MemoryLedger } from './memory-ledger.js';
 import { fanOut, jsonlSink, type MetricsSink } from './metrics.js';
 import { checkOptions } from './option-check.js';
-import { named } from './option-names.js';
 import { refuseFile } from './out-folder.js';
 import { progressSink } from './progress.js';
 import { lockOut, type RunLock } from './run-lock.js';

@@ -128,7 +128,9 @@ describe('several hosts', () => {
     const runs = await twoHosts(WAITS, {}, { maxRestarts: 1 });
     const odd = await Promise.race(runs.map((run) => run.ended.then(() => run)));
     expect(await odd.ended).toBe(99);
-    expect(odd.err()).toMatch(/BAD_LAUNCH: launch: expected all hosts to be started alike, .*maxRestarts/);
+    expect(odd.err()).toMatch(
+      /BAD_LAUNCH: launch: expected all hosts to be started alike, with nnodes 2, nprocPerNode \d+, maxRestarts \d, received/,
+    );
     for (const run of runs) run.child.kill('SIGTERM');
     await codes(runs);
   });

@@ -229,14 +229,21 @@ describe('launch', () => {
     [{ nprocPerNode: 1, nnodes: 2, masterPort: 29500 }, /masterAddr, the host of node 0/],
     [{ nprocPerNode: 1, maxRestarts: -1 }, /maxRestarts to be 0 or more, received -1/],
     [{ nprocPerNode: 1, joinSeconds: 0 }, /joinSeconds to be a positive number/],
-    [{ nprocPerNode: 1, standalone: true, nnodes: 2, masterAddr: 'a', masterPort: 1 }, /no --nnodes above 1 beside/],
-    [{ nprocPerNode: 1, standalone: true, masterAddr: 'a' }, /no --master-addr beside --standalone.*received "a"/],
-    [{ nprocPerNode: 1, standalone: true, masterPort: 29500 }, /no --master-port beside --standalone/],
+    [
+      { nprocPerNode: 1, standalone: true, nnodes: 2, masterAddr: 'a', masterPort: 1 },
+      /no nnodes above 1 beside standalone/,
+    ],
+    [{ nprocPerNode: 1, standalone: true, masterAddr: 'a' }, /no masterAddr beside standalone.*received "a"/],
+    [{ nprocPerNode: 1, standalone: true, masterPort: 29500 }, /no masterPort beside standalone/],
     [{ nprocPerNode: 1, masterPort: 70000 }, /masterPort to be a port/],
     [{ nprocPerNode: 1, command: [] }, /a command/],
+    [{ nprocPerNode: 1, command: 'node' }, /a command as an array of texts, received "node"/],
+    [{ nprocPerNode: 1, args: 'x' }, /args to be an array of texts, received "x"/],
+    [{ nprocPerNode: '2' }, /nprocPerNode to be 1 or more, received "2"/],
+    [{ nprocPerNod: 2 }, /unknown option 'nprocPerNod'; did you mean 'nprocPerNode'/],
   ])('refuses %j', async (options, message) => {
     const { launch } = await import('../../lib/dist/launch.js');
-    await expect(launch({ command: ['x'], ...options })).rejects.toMatchObject({
+    await expect(launch({ command: ['x'], ...options } as never)).rejects.toMatchObject({
       code: 'BAD_ARGUMENT',
       message: expect.stringMatching(message),
     });

@@ -5,15 +5,17 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { ShardloopError } from '../../lib/core/errors.js';
+import { kebab, nameAsFlags } from '../../lib/core/option-names.js';
 import { finetuneSchema, pretrainSchema } from '../../lib/train/config.js';
 import { baseType, type Given, resolveConfig, variable } from '../../lib/train/config-sources.js';
-import { kebab, nameAsFlags } from '../../lib/train/option-names.js';
 
 const needed = { model: 'm', data: 'd', out: 'o' };
 const resolve = (given: Given) => resolveConfig(finetuneSchema, { ...given, flags: { ...needed, ...given.flags } });
-const refusal = (given: Given): string => {
+type Reader = <T>(run: () => T) => T;
+const program: Reader = (run) => run();
+const refusal = (given: Given, reader: Reader = nameAsFlags): string => {
   try {
-    resolve(given);
+    reader(() => resolve(given));
   } catch (error) {
     expect(error).toBeInstanceOf(ShardloopError);
     expect((error as ShardloopError).code).toBe('BAD_CONFIG');
@@ -24,7 +26,6 @@ const refusal = (given: Given): string => {
 
 let folder: string;
 beforeEach(() => {
-  nameAsFlags(true);
   folder = mkdtempSync(join(tmpdir(), 'shardloop-config-'));
 });
 afterEach(() => rmSync(folder, { recursive: true }));
@@ -100,7 +101,7 @@ describe('refusals to a command', () => {
   it('lists every problem at once, and what is required', () => {
     const message = (() => {
       try {
-        resolveConfig(finetuneSchema, { flags: { lr: '-1' } });
+        nameAsFlags(() => resolveConfig(finetuneSchema, { flags: { lr: '-1' } }));
       } catch (error) {
         return (error as Error).message;
       }
@@ -108,6 +109,7 @@ describe('refusals to a command', () => {
     for (const part of ['--model is required', '--data is required', '--out is required', '--lr:']) {
       expect(message).toContain(part);
     }
+    expect(message).toContain('--out is required: folder for the result, checkpoints and metrics\n');
   });
 
   it('refuses a file that is missing, broken, or no mapping', () => {
@@ -119,11 +121,11 @@ describe('refusals to a command', () => {
 
 describe('refusals to a program', () => {
   it('name keys where a command would be told flags', () => {
-    nameAsFlags(false);
-    expect(refusal({ flags: { loraRank: 0 } })).toBe('loraRank: expected a number of at least 1, received 0');
-    expect(refusal({ flags: { loraRnak: 2 } })).toBe('unknown option loraRnak; did you mean loraRank?');
-    expect(refusal({ flags: { zzzzzzzz: 2 } })).toBe('unknown option zzzzzzzz; docs/options.md lists them');
-    expect(refusal({ flags: { out: null } })).toBe('out: expected a text, received null');
+    const told = (flags: Given['flags']) => refusal({ flags }, program);
+    expect(told({ loraRank: 0 })).toBe('loraRank: expected a number of at least 1, received 0');
+    expect(told({ loraRnak: 2 })).toBe('unknown option loraRnak; did you mean loraRank?');
+    expect(told({ zzzzzzzz: 2 })).toBe('unknown option zzzzzzzz; docs/options.md lists them');
+    expect(told({ out: null })).toBe('out: expected a text, received null');
     expect(() => resolveConfig(finetuneSchema, { flags: {} })).toThrow(/^model is required/);
   });
 
@@ -132,6 +134,17 @@ describe('refusals to a program', () => {
     circle.push(circle);
     expect(refusal({ flags: { maxSteps: 3n } })).toBe('--max-steps: expected a number, received 3n');
     expect(refusal({ flags: { lr: circle } })).toBe('--lr: expected a number, received an array of 1');
+    for (const [value, received] of [
+      [new Date(0), 'an object of class Date'],
+      [new String('4'), 'an object of class String'],
+      [new Map(), 'an object of class Map'],
+      [[Number.NaN], 'an array of 1'],
+      [[undefined], 'an array of 1'],
+      [['4', 5], '["4",5]'],
+      [{ a: 1 }, '{"a":1}'],
+      [() => 1, 'the function (anonymous)'],
+    ] as const)
+      expect(refusal({ flags: { lr: value } })).toBe(`--lr: expected a number, received ${received}`);
     expect(refusal({ flags: { lossScale: 'x' } })).toBe('--loss-scale: expected dynamic or a number, received "x"');
     const texts = '--target-modules: expected a text or a list of texts, and no empty one, received';
     for (const value of ['', [], 5])

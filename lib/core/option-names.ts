@@ -1,17 +1,16 @@
 // How an option is named to who reads the message: as a flag (--lora-rank) by a command, as a key (loraRank) to a program.
-// Messages are written with flags; what a program gets is spelt here. Not here: which options there are (config.ts).
+// Messages are written with flags; what a program gets is spelt here. Not here: which options there are (train/config.ts).
+import { AsyncLocalStorage } from 'node:async_hooks';
 
-let toCommand = false;
+/** Set while a command runs, and in what it awaits: not for what else goes on in the process. */
+const command = new AsyncLocalStorage<true>();
+const toCommand = () => command.getStore() === true;
 
-/** Whether options are named as flags from here on; commands say so while they run. Returns what it was before. */
-export function nameAsFlags(on: boolean): boolean {
-  const before = toCommand;
-  toCommand = on;
-  return before;
-}
+/** Runs a command; the messages of it, and of all that it calls and awaits, name options as flags. */
+export const nameAsFlags = <T>(run: () => T): T => command.run(true, run);
 
 /** What a command shows one word of, and a program another. */
-export const forCommand = (command: string, program: string) => (toCommand ? command : program);
+export const forCommand = (words: string, program: string) => (toCommand() ? words : program);
 
 export const kebab = (key: string) => key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 export const camel = (key: string) => key.replace(/[-_]([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
@@ -21,7 +20,7 @@ export const nameOf = (key: string) => forCommand(`--${kebab(key)}`, key);
 
 /** A text that is written with flags. */
 export const named = (text: string) =>
-  toCommand ? text : text.replace(/--([a-z][a-z0-9]*(?:-[a-z0-9]+)*)/g, (_, flag: string) => camel(flag));
+  toCommand() ? text : text.replace(/--([a-z][a-z0-9]*(?:-[a-z0-9]+)*)/g, (_, flag: string) => camel(flag));
 
 /** A message that is written with flags, as a template; the values in it stay as they are. */
 export function words(parts: TemplateStringsArray, ...values: readonly unknown[]): string {
