@@ -1,7 +1,8 @@
 // The batches of a run: which sequences belong to which step, and which of them this rank computes. A step's global batch
 // depends on the seed, the epoch and the global batch size alone, never on how it is split over ranks and micro-batches.
 // Every rank knows every step's number of labelled tokens, so that the loss is weighed by tokens without communication.
-import { ShardloopError } from '../core/errors.js';
+import { describe, ShardloopError } from '../core/errors.js';
+import { requireOptions } from '../core/options.js';
 import { DataRandom } from './random.js';
 import type { Sequence, SequenceSet } from './sequences.js';
 
@@ -228,11 +229,15 @@ export function collate(sequences: readonly Sequence[], padId: number, packed: b
 }
 
 function withDefaults(options: BatchOptions): Required<BatchOptions> {
+  requireOptions('BatchSource', options);
   const { microBatch, gradAccum = 1, rank = 0, worldSize = 1, seed = 0, shuffle = true, padId = 0 } = options;
   const epochs = options.epochs ?? Number.POSITIVE_INFINITY;
   const check = (name: string, value: number, least: number) => {
     if (Number.isSafeInteger(value) && value >= least) return;
-    throw new ShardloopError('BAD_ARGUMENT', `expected ${name} to be an integer of at least ${least}, got ${value}`);
+    throw new ShardloopError(
+      'BAD_ARGUMENT',
+      `expected ${name} to be an integer of at least ${least}, got ${describe(value)}`,
+    );
   };
   check('microBatch', microBatch, 1);
   check('gradAccum', gradAccum, 1);
@@ -242,6 +247,7 @@ function withDefaults(options: BatchOptions): Required<BatchOptions> {
   check('padId', padId, 0);
   if (rank >= worldSize)
     throw new ShardloopError('BAD_ARGUMENT', `expected rank below worldSize ${worldSize}, got ${rank}`);
-  if (!(epochs > 0)) throw new ShardloopError('BAD_ARGUMENT', `expected epochs to be positive, got ${epochs}`);
+  if (!(epochs > 0))
+    throw new ShardloopError('BAD_ARGUMENT', `expected epochs to be positive, got ${describe(epochs)}`);
   return { microBatch, gradAccum, rank, worldSize, seed, shuffle, epochs, padId };
 }

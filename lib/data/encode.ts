@@ -1,5 +1,6 @@
 // Records to examples: token ids with labels that are -100 wherever there is no loss. Says what happens to what is longer
 // than the sequence length. Grouping examples into sequences and batches stands in sequences.ts and batches.ts.
+import { forCommand, nameOf } from '../core/option-names.js';
 import { ChatTemplate } from './chat-template.js';
 import { badRecord, type DataRecord, type RecordSource } from './record-shape.js';
 import type { Tokenizer } from './tokenizer-class.js';
@@ -101,7 +102,7 @@ function truncate({ ids, labels, source }: Example, seqLen: number): Example {
     throw badRecord(
       source,
       `expected the answer to begin within ${seqLen} tokens, got a prompt of ${start}. ` +
-        'Raise the sequence length, shorten the record, or leave such records out (option overlong: skip)',
+        `Raise ${nameOf('seqLen')}, shorten the record, or leave such records out (${overlong('skip')})`,
     );
   }
   return { ids: ids.slice(0, seqLen), labels: kept, source };
@@ -120,9 +121,11 @@ function cutText({ ids, source }: Example, seqLen: number): Example[] {
   return pieces;
 }
 
+const overlong = (choice: string) => forCommand(`--overlong ${choice}`, `overlong: '${choice}'`);
+
 function tooLong({ ids, source }: Example, seqLen: number) {
   return badRecord(
     source,
-    `expected at most ${seqLen} tokens, got ${ids.length}. Raise the sequence length or allow truncation (option overlong: truncate)`,
+    `expected at most ${seqLen} tokens, got ${ids.length}. Raise ${nameOf('seqLen')} or allow truncation (${overlong('truncate')})`,
   );
 }

@@ -2,6 +2,8 @@
 // BAD_RECORD error that names file and line. Each format has a file of its own; what a record is stands in record-shape.ts.
 import { basename } from 'node:path';
 import { ShardloopError } from '../core/errors.js';
+import { forCommand } from '../core/option-names.js';
+import { checkOptions } from '../core/options.js';
 import { readLines } from './data-file.js';
 import { type RawRecord, readJsonArray, readJsonLines } from './read-json.js';
 import { badRecord, type DataRecord, parseRecord, type RecordShape, type TextRecord } from './record-shape.js';
@@ -31,21 +33,32 @@ const ENDINGS: Record<string, DataFormat> = {
 
 /** The format that a file's name announces. Throws BAD_RECORD when it announces none. */
 export function formatOf(file: string): DataFormat {
-  const ending = basename(file).toLowerCase().replace(/\.gz$/, '').split('.').at(-1)!;
+  const name = basename(file).toLowerCase().replace(/\.gz$/, '');
+  const ending = name.split('.').at(-1)!;
   const format = Object.hasOwn(ENDINGS, ending) ? ENDINGS[ending] : undefined;
   if (format) return format;
-  const known = Object.keys(ENDINGS).map((name) => `.${name}`);
+  const known = Object.keys(ENDINGS).map((each) => `.${each}`);
+  const received = name.includes('.') ? `.${ending}` : 'a name without an ending';
+  const formats = [...new Set(Object.values(ENDINGS))];
+  const option = forCommand(
+    `--format ${formats.join('|')}`,
+    `the option format: one of ${formats.map((each) => `'${each}'`).join(', ')}`,
+  );
   throw new ShardloopError(
     'BAD_RECORD',
-    `${file}: expected a name ending in ${known.join(', ')} (or .gz), or the option format`,
+    `${file}: expected a name ending in ${known.join(', ')} (each also with .gz), received ${received}; ` +
+      `convert or rename the file, or say what it holds with ${option}`,
   );
 }
+
+const OPTIONS = ['format', 'textBy', 'maxRecordBytes'];
 
 /**
  * The records of one file, in its order. Throws BAD_RECORD at the first one that is wrong, when records are of different
  * shapes, and when there are none.
  */
 export async function* readRecords(file: string, options: ReadOptions = {}): AsyncGenerator<DataRecord> {
+  checkOptions('readRecords', options, OPTIONS);
   const format = options.format ?? formatOf(file);
   const maxBytes = options.maxRecordBytes ?? 64 * 2 ** 20;
   let first: { shape: RecordShape; line: number } | null = null;
@@ -74,6 +87,7 @@ export async function* readRecords(file: string, options: ReadOptions = {}): Asy
 
 /** All records of one or several files. Throws like {@link readRecords}, before anything is trained on them. */
 export async function loadRecords(files: string | readonly string[], options: ReadOptions = {}): Promise<DataRecord[]> {
+  checkOptions('loadRecords', options, OPTIONS);
   const records: DataRecord[] = [];
   for (const file of typeof files === 'string' ? [files] : files) {
     for await (const record of readRecords(file, options)) records.push(record);

@@ -1,5 +1,5 @@
 // Holds out a part of the data for evaluation: a seeded share of the records, or the tail of a long text.
-import { ShardloopError } from '../core/errors.js';
+import { describe, ShardloopError } from '../core/errors.js';
 import { DataRandom } from './random.js';
 
 /** A split into what is trained on and what is only measured. */
@@ -26,7 +26,10 @@ export function splitTail<T extends Int32Array | Uint16Array>(tokens: T, fractio
 
 function heldOutCount(total: number, fraction: number): number {
   if (!(fraction >= 0 && fraction < 1)) {
-    throw new ShardloopError('BAD_ARGUMENT', `expected a held-out fraction from 0 to below 1, got ${fraction}`);
+    throw new ShardloopError(
+      'BAD_ARGUMENT',
+      `expected a held-out fraction from 0 to below 1, got ${describe(fraction)}`,
+    );
   }
   if (fraction === 0) return 0;
   const count = Math.max(1, Math.round(total * fraction));

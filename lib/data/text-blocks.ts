@@ -1,6 +1,7 @@
 // A long text for pretraining, as blocks of seqLen tokens: one after another, or from random places. Each token of the text
 // but the first is predicted once in a sequential epoch; the last block may be shorter.
-import { ShardloopError } from '../core/errors.js';
+import { describe, ShardloopError } from '../core/errors.js';
+import { requireOptions } from '../core/options.js';
 import { DataRandom } from './random.js';
 import type { SequenceSet } from './sequences.js';
 
@@ -16,9 +17,10 @@ export interface TextBlockOptions {
 
 /** Blocks of a tokenized text. Throws BAD_ARGUMENT when the text has fewer than two tokens. */
 export function textBlocks(tokens: Int32Array | Uint16Array, options: TextBlockOptions): SequenceSet {
+  requireOptions('textBlocks', options);
   const { seqLen, order = 'sequential', seed = 0 } = options;
   if (!Number.isSafeInteger(seqLen) || seqLen < 1) {
-    throw new ShardloopError('BAD_ARGUMENT', `expected seqLen to be a positive integer, got ${seqLen}`);
+    throw new ShardloopError('BAD_ARGUMENT', `expected seqLen to be a positive integer, got ${describe(seqLen)}`);
   }
   const predicted = tokens.length - 1;
   if (predicted < 1) {

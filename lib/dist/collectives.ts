@@ -2,7 +2,7 @@
 // and must come in the same order on every rank. Group (group.ts) is the door; objects over the same wire stand in
 // objects.ts, what is said about failures in diagnosis.ts.
 import { raw } from '../core/binding.js';
-import { noGrad, ShardloopError, type Tensor } from '../core/index.js';
+import { describe, noGrad, ShardloopError, type Tensor } from '../core/index.js';
 import { handleOf } from '../core/tensor-class.js';
 import { agree, checksAgreement } from './agreement.js';
 import {
@@ -191,7 +191,7 @@ function between(
   checkOne(wire, name, tensor, 'the tensor');
   checkRank(wire, name, name === 'send' ? 'to' : 'from', peer, true);
   if (!Number.isInteger(tag) || tag < 0 || tag > 2 ** 30) {
-    throw misuse(wire, name, `expected tag to be a whole number from 0 to 2^30, received ${String(tag)}`);
+    throw misuse(wire, name, `expected tag to be a whole number from 0 to 2^30, received ${describe(tag)}`);
   }
   const one = [tensor];
   return launch(wire, name, detail, one, one, (id) => raw(`shardloop::${name}`, handleOf(tensor), peer, tag, id));

@@ -4,6 +4,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { native, raw } from '../core/binding.js';
 import { describe, type ShardloopError } from '../core/index.js';
+import { checkOptions, requireOptions } from '../core/options.js';
 import { checkRank, type Member, misuse, plain } from './checks.js';
 import { type LaunchEnvironment, readEnvironment } from './environment.js';
 import { recordUncaughtFailures } from './failure-report.js';
@@ -59,6 +60,7 @@ let world: { group: Group; options: string } | null = null;
  * without it.
  */
 export async function init(options: InitOptions = {}): Promise<Group> {
+  checkOptions('init', options, ['backend', 'timeoutSeconds', 'environment']);
   const signature = JSON.stringify(options);
   if (world !== null && !world.group.isDestroyed) {
     if (Object.keys(options).length === 0 || signature === world.options) return world.group;
@@ -89,10 +91,11 @@ export async function init(options: InitOptions = {}): Promise<Group> {
 
 /** Opens a group; every rank of it must. Throws as {@link init}. */
 export async function createGroup(options: GroupOptions): Promise<Group> {
+  requireOptions('createGroup', options);
   const { rank, size, name = 'world', timeoutSeconds = DEFAULT_TIMEOUT_SECONDS } = options;
   const backend = options.backend ?? (canShareMemory(options) ? 'shm' : 'gloo');
   const mayFallBack = options.backend === undefined;
-  checkOptions(options);
+  checkValues(options);
   // A group of one over NCCL in a store of this process is opened for real: to check the device and the library.
   const isCheck = backend === 'nccl' && options.store !== undefined && 'inProcess' in options.store;
   if (size === 1 && backend !== 'fake' && !isCheck)
@@ -239,7 +242,7 @@ function cudaProblem(): string {
   return raw('shardloop::cuda_library_problem') as string;
 }
 
-function checkOptions(options: GroupOptions): void {
+function checkValues(options: GroupOptions): void {
   const { rank, size, timeoutSeconds, name } = options;
   const member = { rank, size, name: name ?? 'world', backend: 'none' as const };
   if (!Number.isInteger(size) || size < 1)

@@ -3,9 +3,10 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { readFile, stat } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { crc32 } from 'node:zlib';
-import { empty, noGrad, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
+import { describe, empty, noGrad, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
+import { checkOptions } from '../core/options.js';
 import { exists } from './atomic.js';
 import { type Json, listCheckpoints, type Manifest, RESULT } from './checkpoint.js';
 import { type CheckpointIndex, decodeIndex, indexOfFile, type LogicalTensor, numelOf } from './checkpoint-index.js';
@@ -52,6 +53,7 @@ export interface OpenCheckpointOptions {
  * missing, damaged or foreign, and what was expected.
  */
 export async function openCheckpoint(path: string, options: OpenCheckpointOptions = {}): Promise<Checkpoint> {
+  checkOptions('openCheckpoint', options, ['share']);
   const [own, count] = options.share ?? [0, 1];
   await requireCheckpoint(path);
   const { format, step, files } = await readManifest(path);
@@ -183,7 +185,7 @@ export async function requireCheckpoint(path: string): Promise<void> {
       throw damaged(path, `expected one checkpoint, it holds several: ${namesOf(inside)}; name one`);
     return;
   }
-  const parent = dirname(path);
+  const parent = /^[./]+$/.test(dirname(path)) ? resolve(dirname(path)) : dirname(path); // '.' would read as a full stop
   const beside = await listCheckpoints(parent).catch(() => []);
   const lies = beside.length > 0 ? `${parent} holds ${namesOf(beside)}` : `${parent} holds no checkpoint`;
   const advice = (await exists(parent)) ? lies : `there is no folder ${parent} either`;
@@ -222,7 +224,7 @@ async function readManifest(path: string): Promise<Manifest> {
   }
   const manifest = JSON.parse(text) as Manifest;
   if (![1, 2, 3].includes(manifest.format))
-    throw damaged(path, `expected format 1, 2 or 3, received ${String(manifest.format)}; use a newer shardloop`);
+    throw damaged(path, `expected format 1, 2 or 3, received ${describe(manifest.format)}; use a newer shardloop`);
   return manifest;
 }
 

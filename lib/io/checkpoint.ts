@@ -17,6 +17,7 @@ import { readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { describe, ShardloopError, type Tensor } from '../core/index.js';
+import { checkOptions } from '../core/options.js';
 import { cleanLeftovers, exists, PendingFolder, removeFolderAtomic } from './atomic.js';
 import { encodeIndex, joinRanges, type WrittenRange } from './checkpoint-index.js';
 import { type WrittenFile, writeSafetensors } from './safetensors.js';
@@ -176,6 +177,7 @@ export async function saveCheckpoint(
   content: CheckpointContent,
   options: SaveCheckpointOptions = {},
 ): Promise<string> {
+  checkOptions('saveCheckpoint', options, ['saveTotalLimit', 'keep']);
   const { saveTotalLimit: limit } = options;
   if (limit !== undefined && (!Number.isSafeInteger(limit) || limit < 1)) {
     throw badArgument('saveTotalLimit', 'a positive integer', limit);

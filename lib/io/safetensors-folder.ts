@@ -142,7 +142,10 @@ export async function writeSafetensorsFolder(
 ): Promise<void> {
   const { stem = 'model', maxShardBytes = 5e9, metadata = { format: 'pt' } } = options;
   if (!(maxShardBytes > 0)) {
-    throw new ShardloopError('BAD_ARGUMENT', `maxShardBytes: expected a positive number, received ${maxShardBytes}`);
+    throw new ShardloopError(
+      'BAD_ARGUMENT',
+      `maxShardBytes: expected a positive number, received ${describe(maxShardBytes)}`,
+    );
   }
   const shards = split(tensors, maxShardBytes);
   const written = new Set<string>();

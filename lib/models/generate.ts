@@ -2,7 +2,9 @@
 // tokens. Not here: the choice of a token (sample.ts), text and templates (data/).
 import { randomInt } from 'node:crypto';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { noGrad, ops, ShardloopError, scope, type Tensor, tensor } from '../core/index.js';
+import { describe, noGrad, ops, ShardloopError, scope, type Tensor, tensor } from '../core/index.js';
+import { nameOf } from '../core/option-names.js';
+import { checkOptions } from '../core/options.js';
 import type { Module } from '../nn/index.js';
 import type { KVCache } from './kv-cache.js';
 import { checkSampleOptions, pickTokens, type SampleOptions, uniformStream } from './sample.js';
@@ -41,6 +43,8 @@ export interface GenerateOptions extends SampleOptions {
   readonly signal?: AbortSignal;
 }
 
+const OPTIONS = ['temperature', 'topK', 'topP', 'maxNewTokens', 'seed', 'eos', 'onToken', 'onFinish', 'signal'];
+
 /**
  * Continues one prompt, or several at once (each as if it were alone), and resolves to the new tokens only. A prompt
  * and its new tokens together hold at most n_positions tokens (in a batch, counted from the longest prompt): there
@@ -63,7 +67,12 @@ export async function generate(
   ids: readonly number[] | readonly (readonly number[])[],
   options: GenerateOptions = {},
 ): Promise<number[] | number[][]> {
-  const single = ids.length === 0 || typeof ids[0] === 'number';
+  checkOptions('generate', options, OPTIONS);
+  if (!Array.isArray(ids)) {
+    const expected = 'expected an array of token ids, or an array of such arrays';
+    throw new ShardloopError('BAD_ARGUMENT', `generate: ${expected}, received ${describe(ids)}`);
+  }
+  const single = !Array.isArray(ids[0]);
   const prompts = (single ? [ids] : ids) as readonly (readonly number[])[];
   const modes = model.namedModules().map(([, module]) => [module, module.training] as const);
   model.eval();
@@ -87,7 +96,10 @@ async function continueAll(
   const room = Math.min(maxNewTokens, model.config.n_positions - longest);
   const { seed: given = randomInt(2 ** 48 - 1) } = options;
   if (typeof given !== 'bigint' && !Number.isSafeInteger(given)) {
-    throw new ShardloopError('BAD_ARGUMENT', `generate: seed: expected an integer, received ${String(given)}`);
+    throw new ShardloopError(
+      'BAD_ARGUMENT',
+      `generate: ${nameOf('seed')}: expected an integer, received ${describe(given)}`,
+    );
   }
   const seed = BigInt(given);
   const streams = prompts.map((_, row) => uniformStream(seed, row));
@@ -160,13 +172,14 @@ function checkPrompts(
     throw new ShardloopError('BAD_ARGUMENT', `generate: ${message}`);
   };
   if (!Number.isSafeInteger(maxNewTokens) || maxNewTokens < 1) {
-    refuse(`maxNewTokens: expected a positive integer, received ${String(maxNewTokens)}`);
+    refuse(`${nameOf('maxNewTokens')}: expected a positive integer, received ${describe(maxNewTokens)}`);
   }
   if (prompts.length === 0) refuse('expected at least one prompt');
   for (const [row, prompt] of prompts.entries()) {
+    if (!Array.isArray(prompt)) refuse(`prompt ${row}: expected an array of token ids, received ${describe(prompt)}`);
     if (prompt.length === 0) refuse(`prompt ${row} is empty; give at least one token, such as the begin token`);
     const bad = prompt.find((id) => !Number.isSafeInteger(id) || id < 0);
-    if (bad !== undefined) refuse(`prompt ${row}: expected token ids, received ${String(bad)}`);
+    if (bad !== undefined) refuse(`prompt ${row}: expected token ids, received ${describe(bad)}`);
     const beyond = prompt.find((id) => id >= size);
     if (beyond !== undefined) {
       refuse(`prompt ${row}: expected token ids below the model's vocab_size ${size}, received ${beyond}`);

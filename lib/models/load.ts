@@ -12,6 +12,7 @@ import {
   scope,
   type Tensor,
 } from '../core/index.js';
+import { checkOptions } from '../core/options.js';
 import { loadTokenizer, type Tokenizer } from '../data/tokenizer.js';
 import { requireFolderName, writeFileAtomic } from '../io/atomic.js';
 import type { TensorSource, Writable } from '../io/safetensors.js';
@@ -68,6 +69,7 @@ export async function loadModel(
   options: LoadModelOptions = {},
 ): Promise<Omit<LoadedModel, 'tokenizer'> & { tokenizer: Tokenizer | null }> {
   requireFolderName('loadModel', dir);
+  checkOptions('loadModel', options, ['dtype', 'device', 'tokenizer', 'mapped']);
   const path = join(dir, 'config.json');
   const json = await readConfigFile(path);
   const config = readGPT2Config(json, path);
@@ -270,6 +272,7 @@ export async function describeModel(
  */
 export async function saveModel(model: GPT2LMHeadModel, dir: string, options: SaveModelOptions = {}): Promise<void> {
   requireFolderName('saveModel', dir);
+  checkOptions('saveModel', options, ['tokenizer', 'stateDict', 'maxShardBytes']);
   const own = adapterTensors(model);
   const state: ReadonlyMap<string, Writable> = options.stateDict ?? model.stateDict();
   const plain = new Map([...withoutTies(state, model.config)].filter(([name]) => !own.has(name)));

@@ -1,6 +1,7 @@
 // The choice of the next token from its scores, and the random numbers for it. Their own generator, so that generating
 // in the middle of a training run does not disturb the run's random state.
-import { noGrad, ops, ShardloopError, scope, type Tensor, tensor } from '../core/index.js';
+import { describe, noGrad, ops, ShardloopError, scope, type Tensor, tensor } from '../core/index.js';
+import { nameOf } from '../core/option-names.js';
 
 /** How tokens are chosen. */
 export interface SampleOptions {
@@ -14,12 +15,17 @@ export interface SampleOptions {
 
 /** Checks the options; BAD_ARGUMENT says which is out of range. */
 export function checkSampleOptions({ temperature = 0, topK, topP = 1 }: SampleOptions): void {
+  const isNumber = (value: unknown) => typeof value === 'number';
   const refuse = (name: string, expected: string, value: unknown) => {
-    throw new ShardloopError('BAD_ARGUMENT', `generate: ${name}: expected ${expected}, received ${String(value)}`);
+    throw new ShardloopError(
+      'BAD_ARGUMENT',
+      `generate: ${nameOf(name)}: expected ${expected}, received ${describe(value)}`,
+    );
   };
-  if (!(temperature >= 0 && temperature < Infinity)) refuse('temperature', 'a number from 0 up', temperature);
+  if (!isNumber(temperature) || !(temperature >= 0 && temperature < Infinity))
+    refuse('temperature', 'a number from 0 up', temperature);
   if (topK !== undefined && !(Number.isSafeInteger(topK) && topK > 0)) refuse('topK', 'a positive integer', topK);
-  if (!(topP > 0 && topP <= 1)) refuse('topP', 'a number above 0 and up to 1', topP);
+  if (!isNumber(topP) || !(topP > 0 && topP <= 1)) refuse('topP', 'a number above 0 and up to 1', topP);
 }
 
 /**

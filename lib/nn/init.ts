@@ -1,5 +1,5 @@
 // How parameters start. Each function fills a tensor in place from the global random state and returns it.
-import { noGrad, ops, ShardloopError, type Tensor } from '../core/index.js';
+import { describe, noGrad, ops, ShardloopError, type Tensor } from '../core/index.js';
 import type { Module } from './module.js';
 
 /** Fills `t` from the normal distribution. */
@@ -53,7 +53,7 @@ export function gpt2Parameter(name: string, t: Tensor, options: Gpt2InitOptions)
   if (!Number.isSafeInteger(layers) || layers < 1) {
     throw new ShardloopError(
       'BAD_ARGUMENT',
-      `init.gpt2: expected layers to be an integer of at least 1, received ${layers}`,
+      `init.gpt2: expected layers to be an integer of at least 1, received ${describe(layers)}`,
     );
   }
   if (t.ndim >= 2) normal(t, { std: residual(name) ? std / Math.sqrt(2 * layers) : std });

@@ -1,6 +1,6 @@
 // Adafactor: the second moment of a matrix kept as a row and a column (Shazeer and Stern, arXiv 1804.04235), in the form
 // that PyTorch has: step size relative to the parameter, no first moment, decoupled weight decay.
-import { type DType, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
+import { type DType, describe, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
 import type { Group, OptimizerOptions } from './groups.js';
 import { BaseOptimizer, checkNumber, type Update } from './optimizer.js';
 
@@ -29,7 +29,10 @@ export class Adafactor extends BaseOptimizer<AdafactorSettings> {
     super(options, DEFAULTS, ({ lr, beta2Decay, eps, clipThreshold, weightDecay }) => {
       checkNumber('Adafactor: lr', lr, 0);
       if (!(beta2Decay <= 0)) {
-        throw new ShardloopError('BAD_ARGUMENT', `Adafactor: expected beta2Decay of at most 0, received ${beta2Decay}`);
+        throw new ShardloopError(
+          'BAD_ARGUMENT',
+          `Adafactor: expected beta2Decay of at most 0, received ${describe(beta2Decay)}`,
+        );
       }
       if (eps[0] !== null) checkNumber('Adafactor: eps[0]', eps[0], 0);
       checkNumber('Adafactor: eps[1]', eps[1], 0);

@@ -4,7 +4,8 @@
 // States of a bucket: idle, without memory -> in flight (from reduce(k) behind its last gradient) -> idle (finish: the
 // parameters' gradients are views of its buffer, which goes when the optimizer drops them). That of a tied table leaves
 // before its rows, which are added when both have arrived (tied-table.ts).
-import { type DType, noGrad, ops, owned, ShardloopError, scope, type Tensor, tensor } from '../core/index.js';
+import { type DType, describe, noGrad, ops, owned, ShardloopError, scope, type Tensor, tensor } from '../core/index.js';
+import { requireOptions } from '../core/options.js';
 import type { Group, Work } from '../dist/index.js';
 import { isOnKernelDevice } from '../nn/fused.js';
 import type { Segment } from '../nn/index.js';
@@ -33,6 +34,7 @@ const MIB = 1024 * 1024;
  * Throws BAD_ARGUMENT when the ranks' parameters do not match, or when finish() was left out.
  */
 export function replicate(segments: readonly Segment[], group: Group, options: ReplicateOptions = {}): Strategy {
+  requireOptions('replicate', options);
   const {
     op = 'sum',
     broadcast = true,
@@ -40,10 +42,13 @@ export function replicate(segments: readonly Segment[], group: Group, options: R
     bucketBytes = (group.backend === 'nccl' ? 25 : 4) * MIB,
   } = options;
   if (!(bucketBytes > 0)) {
-    throw new ShardloopError('BAD_ARGUMENT', `replicate: expected bucketBytes to be positive, received ${bucketBytes}`);
+    throw new ShardloopError(
+      'BAD_ARGUMENT',
+      `replicate: expected bucketBytes to be positive, received ${describe(bucketBytes)}`,
+    );
   }
   if (reduceDtype !== undefined && reduceDtype !== 'float32' && reduceDtype !== 'bfloat16') {
-    const received = String(reduceDtype);
+    const received = describe(reduceDtype);
     throw new ShardloopError(
       'BAD_ARGUMENT',
       `replicate: expected reduceDtype to be 'float32' or 'bfloat16', received ${received}`,

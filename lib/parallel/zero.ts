@@ -6,7 +6,8 @@
 // Under stages 1 and 2 the parameters that the other ranks updated are fetched when a segment first needs them, so that
 // this overlaps with the next step's forward, as the gathers of stage 3 do. With `replicas` (hybrid sharding) the shards
 // live once in each node, and their gradients are summed over the nodes.
-import { type DType, ShardloopError, type Tensor } from '../core/index.js';
+import { type DType, describe, ShardloopError, type Tensor } from '../core/index.js';
+import { requireOptions } from '../core/options.js';
 import type { Group } from '../dist/index.js';
 import { isOnKernelDevice } from '../nn/fused.js';
 import { replaceTensors, type Segment } from '../nn/index.js';
@@ -61,9 +62,10 @@ const MIB = 1024 * 1024;
  * Throws BAD_ARGUMENT for options that make no sense, and when the ranks' parameters do not match. Collective.
  */
 export function zero(segments: readonly Segment[], group: Group, options: ZeroOptions): Strategy {
+  requireOptions('zero', options);
   const { replicas, op = 'sum', broadcast = true, prefetch = 1 } = options;
   const { bucketBytes = (group.backend === 'nccl' ? 25 : 16) * MIB } = options;
-  const stage = checkOptions(group, options, { bucketBytes, prefetch });
+  const stage = checkValues(group, options, { bucketBytes, prefetch });
   const many = replicas !== undefined && replicas.size > 1 ? replicas : null;
   if (group.size === 1 && options.offload === undefined)
     return many === null ? alone : replicate(segments, many, { op, broadcast, bucketBytes });
@@ -186,29 +188,30 @@ export function zero(segments: readonly Segment[], group: Group, options: ZeroOp
 /** Stands for a segment that needs every unit. */
 const WHOLE = -1;
 
-function checkOptions(
+function checkValues(
   group: Group,
   { stage, op = 'sum', reduceDtype, replicas, compression, offload }: ZeroOptions,
   { bucketBytes, prefetch }: { bucketBytes: number; prefetch: number },
 ): 1 | 2 | 3 {
-  const refuse = (what: string, received: unknown): ShardloopError =>
-    new ShardloopError('BAD_ARGUMENT', `zero: expected ${what}, received ${String(received)}`);
-  if (stage !== 1 && stage !== 2 && stage !== 3) throw refuse('stage to be 1, 2 or 3', stage);
-  if (op !== 'sum' && op !== 'avg') throw refuse("op to be 'sum' or 'avg'", op);
+  const refuse = (what: string, received: string): ShardloopError =>
+    new ShardloopError('BAD_ARGUMENT', `zero: expected ${what}, received ${received}`);
+  if (stage !== 1 && stage !== 2 && stage !== 3) throw refuse('stage to be 1, 2 or 3', describe(stage));
+  if (op !== 'sum' && op !== 'avg') throw refuse("op to be 'sum' or 'avg'", describe(op));
   if (reduceDtype !== undefined && reduceDtype !== 'float32' && reduceDtype !== 'bfloat16') {
-    throw refuse("reduceDtype to be 'float32' or 'bfloat16'", reduceDtype);
+    throw refuse("reduceDtype to be 'float32' or 'bfloat16'", describe(reduceDtype));
   }
   if (compression !== undefined && compression.kind !== 'int8') {
     if (compression.kind !== 'topk')
-      throw refuse("compression.kind to be 'int8' or 'topk'", (compression as { kind: unknown }).kind);
+      throw refuse("compression.kind to be 'int8' or 'topk'", describe((compression as { kind: unknown }).kind));
     const { ratio } = compression;
-    if (!(ratio > 0 && ratio <= 1)) throw refuse('compression.ratio to be above 0 and at most 1', ratio);
+    if (!(ratio > 0 && ratio <= 1)) throw refuse('compression.ratio to be above 0 and at most 1', describe(ratio));
   }
   if (compression !== undefined && reduceDtype !== undefined) throw refuse('reduceDtype or compression', 'both');
-  if (!(bucketBytes > 0)) throw refuse('bucketBytes to be positive', bucketBytes);
-  if (!Number.isSafeInteger(prefetch) || prefetch < 0) throw refuse('prefetch to be a whole number from 0', prefetch);
+  if (!(bucketBytes > 0)) throw refuse('bucketBytes to be positive', describe(bucketBytes));
+  if (!Number.isSafeInteger(prefetch) || prefetch < 0)
+    throw refuse('prefetch to be a whole number from 0', describe(prefetch));
   if (offload !== undefined && offload !== 'optimizer' && offload !== 'parameters')
-    throw refuse("offload to be 'optimizer' or 'parameters'", offload);
+    throw refuse("offload to be 'optimizer' or 'parameters'", describe(offload));
   if (offload === 'parameters' && stage !== 3) throw refuse("stage 3 beside offload 'parameters'", `stage ${stage}`);
   if (replicas === group) throw refuse('replicas to be another group than that of the shards', 'the same');
   return stage;

@@ -12,6 +12,7 @@ import {
   scope,
   type Tensor,
 } from '../core/index.js';
+import { checkOptions } from '../core/options.js';
 import { exists, requireFolderName, writeFileAtomic } from '../io/atomic.js';
 import { readSafetensors, type SafetensorsFile, type Writable, writeSafetensors } from '../io/safetensors.js';
 import type { Module } from '../nn/index.js';
@@ -36,6 +37,7 @@ export interface SaveAdapterOptions {
  */
 export async function saveAdapter(model: Module, dir: string, options: SaveAdapterOptions = {}): Promise<void> {
   requireFolderName('saveAdapter', dir);
+  checkOptions('saveAdapter', options, ['baseModel', 'tensors']);
   loraSettings(model); // refuses a model without an adapter
   const layers = loraLayers(model);
   const tensors = new Map<string, Tensor>();
@@ -106,6 +108,7 @@ export interface LoadAdapterOptions {
  */
 export async function loadAdapter(model: Module, dir: string, options: LoadAdapterOptions = {}): Promise<LoraSettings> {
   requireFolderName('loadAdapter', dir);
+  checkOptions('loadAdapter', options, ['dtype', 'trainable']);
   refuseSecond(model);
   const config = await readConfig(dir);
   const path = join(dir, 'adapter_model.safetensors');

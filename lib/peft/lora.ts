@@ -14,7 +14,7 @@ import {
   scope,
   type Tensor,
 } from '../core/index.js';
-import { checkOptions as checkKeys } from '../core/options.js';
+import { checkOptions } from '../core/options.js';
 import {
   type AdapterLayer,
   affine,
@@ -209,8 +209,9 @@ function toFloat(t: Tensor): Tensor {
  * Throws BAD_ARGUMENT for an option out of range, targets that match nothing, or a model that has an adapter already.
  */
 export function addLora(model: Module, options: LoraOptions = {}): LoraSettings {
+  checkOptions('addLora', options, OPTIONS);
   const { rank = 8, alpha = 16, dropout = 0, targetModules = 'all-linear', rsLora = false, dtype, device } = options;
-  checkOptions(options, { rank, alpha, dropout, rsLora });
+  checkSettings({ rank, alpha, dropout, rsLora });
   refuseSecond(model);
   const settings = { rank, alpha, dropout, targetModules, rsLora };
   const targets = findTargets(model, targetModules);
@@ -258,14 +259,15 @@ export function refuseSecond(model: Module): void {
 
 const OPTIONS = ['rank', 'alpha', 'dropout', 'targetModules', 'rsLora', 'dtype', 'device'];
 
-function checkOptions(
-  options: LoraOptions,
-  { rank, alpha, dropout, rsLora }: Pick<LoraSettings, 'rank' | 'alpha' | 'dropout' | 'rsLora'>,
-): void {
+function checkSettings({
+  rank,
+  alpha,
+  dropout,
+  rsLora,
+}: Pick<LoraSettings, 'rank' | 'alpha' | 'dropout' | 'rsLora'>): void {
   const refuse = (name: string, expected: string, value: unknown) => {
     throw new ShardloopError('BAD_ARGUMENT', `addLora: ${name}: expected ${expected}, received ${describe(value)}`);
   };
-  checkKeys('addLora', options, OPTIONS);
   if (!Number.isSafeInteger(rank) || rank < 1) refuse('rank', 'a positive integer', rank);
   if (!(typeof alpha === 'number' && alpha > 0 && alpha < Infinity)) refuse('alpha', 'a positive number', alpha);
   const scaling = scalingOf({ rank, alpha, rsLora });

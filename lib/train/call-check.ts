@@ -1,7 +1,7 @@
 // What a program hands to a function that a command calls, too: the command has checked its flags, a program nothing. The messages
 // name the function and the option.
 import { describe, ShardloopError } from '../core/errors.js';
-import { checkOptions } from '../core/options.js';
+import { checkOptions, requireOptions } from '../core/options.js';
 import type { RunOptions } from './run.js';
 
 /** What an option takes; the ones that are not `required` may be absent. */
@@ -16,7 +16,7 @@ interface Expected {
 
 /** BAD_ARGUMENT for what is no options object, has an unknown key, lacks a required one, or holds no text where one belongs. */
 export function checkCall(name: string, options: unknown, { texts, required, choices = {}, others }: Expected): void {
-  checkOptions(name, options ?? null, [...texts, ...Object.keys(choices), ...others]);
+  requireOptions(name, options, [...texts, ...Object.keys(choices), ...others]);
   const given = options as Readonly<Record<string, unknown>>;
   const refuse = (key: string, expected: string) => {
     throw new ShardloopError('BAD_ARGUMENT', `${name}: ${key}: expected ${expected}, received ${describe(given[key])}`);
@@ -45,11 +45,21 @@ const RUN_OPTIONS: Record<keyof RunOptions, [expected: string, fits: (value: unk
   group: ['a group of ranks', (value) => has(value, 'allReduce', 'broadcastObject')],
 };
 
+/** BAD_ARGUMENT unless `config` is an object; `what` are its options. */
+export function requireConfig(name: string, config: unknown, what: string): void {
+  if (typeof config === 'object' && config !== null && !Array.isArray(config)) return;
+  const expected = `expected an object with the options ${what}`;
+  throw new ShardloopError('BAD_ARGUMENT', `${name}: ${expected}, received ${describe(config)}`);
+}
+
 /** BAD_ARGUMENT unless a run is called with an object of options, and with what {@link RunOptions} takes. What `config` holds is not looked at. */
 export function checkRunCall(name: 'finetune' | 'pretrain', config: unknown, options: unknown): void {
-  if (typeof config !== 'object' || config === null || Array.isArray(config)) {
-    const expected = `expected an object with the options of the run, such as { data, out }, received ${describe(config)}`;
-    throw new ShardloopError('BAD_ARGUMENT', `${name}: the first argument: ${expected}`);
+  requireConfig(`${name}: the first argument`, config, 'of the run, such as { data, out }');
+  for (const key of Object.keys(RUN_OPTIONS)) {
+    const value = (config as Record<string, unknown>)[key];
+    if (value === undefined) continue;
+    const place = `expected ${key} in the second argument, as in ${name}({ data, out }, { ${key} })`;
+    throw new ShardloopError('BAD_ARGUMENT', `${name}: ${place}; received it in the first, with ${describe(value)}`);
   }
   const second = `${name}: the second argument`;
   checkOptions(second, options, Object.keys(RUN_OPTIONS));

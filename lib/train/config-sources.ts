@@ -4,11 +4,11 @@ import { readFileSync } from 'node:fs';
 import { parse as parseYaml } from 'yaml';
 import type { z } from 'zod';
 import { describe, ShardloopError } from '../core/errors.js';
+import { camel, forCommand, kebab, nameOf } from '../core/option-names.js';
 import { readEnvironment } from '../dist/environment.js';
 import { type ConfigSchema, finetuneSchema, planSchema, pretrainSchema } from './config.js';
 import { readDeepSpeed } from './deepspeed.js';
 import { nearest } from './nearest.js';
-import { camel, forCommand, kebab, nameOf } from '../core/option-names.js';
 
 export type Source = 'flag' | 'env' | 'file' | 'deepspeed' | 'default';
 export interface Resolved<T> {
@@ -107,7 +107,7 @@ export function resolveConfig<S extends ConfigSchema>(schema: S, given: Given): 
   const parsed = schema.safeParse(values);
   for (const issue of parsed.error?.issues ?? []) {
     const key = String(issue.path[0] ?? '');
-    if (values[key] === undefined) problems.push(`${nameOf(key)} is required: ${fieldOf(schema, key).description}`);
+    if (values[key] === undefined) problems.push(`${nameOf(key)} is required: ${purposeOf(fieldOf(schema, key))}`);
     else
       problems.push(
         `${spelt(key, sources[key]!, sources[key] === 'deepspeed' ? String(values.deepspeed) : given.file)}: ${expectation(fieldOf(schema, key), issue.message)}, received ${show(values[key])}`,
@@ -119,15 +119,24 @@ export function resolveConfig<S extends ConfigSchema>(schema: S, given: Given): 
 
 const fieldOf = (schema: ConfigSchema, key: string) => (schema.shape as Record<string, z.ZodType>)[key]!;
 
-/** What came, in full where JSON can say it. */
+/** What came, in full where JSON says just that: a date, say, would look like a text. */
 function show(value: unknown): string {
-  if (typeof value === 'number') return String(value);
   try {
-    return JSON.stringify(value) ?? describe(value);
+    return isJson(value) ? JSON.stringify(value) : describe(value);
   } catch {
-    return describe(value); // a circle, or a bigint
+    return describe(value); // a circle
   }
 }
+
+function isJson(value: unknown): boolean {
+  if (value === null || Number.isFinite(value) || ['string', 'boolean'].includes(typeof value)) return true;
+  if (Array.isArray(value)) return Array.from(value as unknown[]).every(isJson);
+  if (typeof value !== 'object') return false;
+  return Object.getPrototypeOf(value) === Object.prototype && Object.values(value).every(isJson);
+}
+
+/** What an option is for, without the word that it must be given. */
+const purposeOf = ({ description = '' }: z.ZodType) => description.replace(/ \(required\)$/, '');
 
 /** How the user wrote the option. */
 function spelt(key: string, source: Source, file?: string): string {

@@ -2,17 +2,18 @@
 // with the other ranks faked, while what the tensors would hold and what would cross the wire is counted.
 import Table from 'cli-table3';
 import { call, type DType, empty, memory, ops, ShardloopError, type Tensor } from '../core/index.js';
+import { words } from '../core/option-names.js';
 import { type Collective, createGroup, type Group } from '../dist/index.js';
 import { GPT2LMHeadModel, loadShape } from '../models/index.js';
 import { type Carry, segmentsOf } from '../nn/index.js';
 import type { Place } from '../optim/index.js';
 import { runSegments } from '../parallel/index.js';
 import { addAdapter } from './adapter.js';
+import { requireConfig } from './call-check.js';
 import { type PlanConfig, planSchema } from './config.js';
 import { resolveConfig } from './config-sources.js';
 import { MemoryLedger, type MemoryUse } from './memory-ledger.js';
 import { makeOptimizer } from './optimizer.js';
-import { words } from '../core/option-names.js';
 import { weightDtype } from './precision.js';
 import { fillsShards, spread } from './spread.js';
 
@@ -39,6 +40,7 @@ export interface Forecast {
  * a folder that describes none.
  */
 export async function forecast(options: Partial<PlanConfig>): Promise<Forecast> {
+  requireConfig('forecast', options, 'of a plan, such as { world }');
   const { config } = resolveConfig(planSchema, { flags: options });
   const [ledger, host, files] = [
     new MemoryLedger('meta'),

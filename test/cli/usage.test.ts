@@ -30,7 +30,7 @@ describe('usage errors', () => {
   });
 
   it.each([
-    [['finetune'], '--model is required'],
+    [['finetune'], '--model is required: folder of a GPT-2-shaped Hugging Face model\n'],
     [['finetune', ...needed, '--precision', 'fp8'], '--precision: expected one of fp32, bf16, fp16, bf16-autocast'],
     [['finetune', ...needed, '--config', 'no-such.yaml'], 'no-such.yaml: no such file'],
     [['pretrain', '--data', 'd', '--out', 'o', '--layers', '-1'], '--layers'],
@@ -48,12 +48,29 @@ describe('usage errors', () => {
       ['launch', '--standalone', '--nnodes', '2', '--nproc-per-node', '2', 'package.json'],
       'expected no --nnodes above 1 beside --standalone, which is one host and a free port',
     ],
+    [
+      ['launch', '--nproc-per-node', '2', '--nnodes', '2', 'package.json'],
+      'expected --master-port, the same on every host, for several hosts, received none',
+    ],
+    [
+      ['launch', '--nproc-per-node', '2', '--nnodes', '2', '--master-port', '29500', 'package.json'],
+      'expected --master-addr, the host of node 0, for several hosts, received none',
+    ],
+    [['launch', '--nproc-per-node', '2', '--node-rank', '1', 'package.json'], 'expected --node-rank to be from 0 to 0'],
+    [['launch', '--nproc-per-node', '2', '--master-port', '70000', 'package.json'], '--master-port to be a port'],
     [[], 'Usage: shardloop'],
   ])('%j ends with 2', async (args, text) => {
     const { code, stdout, stderr } = await inProcess(...args);
     expect(code).toBe(2);
     expect(stderr + stdout).toContain(text);
     expect(stderr).not.toMatch(/\n\s+at .*:\d+:\d+/);
+  });
+
+  it('names the flag for what a file holds when its name does not say it', async () => {
+    const { code, stderr } = await inProcess('pretrain', '--data', 'x.zip', '--out', join(folder, 'zip'));
+    expect(code).toBe(3);
+    expect(stderr).toMatch(/^shardloop: x\.zip: expected a name ending in \.json, .*, received \.zip; /);
+    expect(stderr).toContain('or say what it holds with --format json|jsonl|csv|parquet|text [BAD_RECORD]');
   });
 
   it('prints one object with --json', async () => {

@@ -1,6 +1,7 @@
 // Records to examples: labels, long records, texts that are cut, and the bundled data.
 import { fileURLToPath } from 'node:url';
 import { expect, it } from 'vitest';
+import { nameAsFlags } from '../../lib/core/option-names.js';
 import { ChatTemplate } from '../../lib/data/chat-template.js';
 import { type EncodeRecordOptions, encodeRecord, encodeRecords } from '../../lib/data/encode.js';
 import type { DataRecord } from '../../lib/data/record-shape.js';
@@ -51,10 +52,15 @@ it('truncates, refuses or skips what is too long', () => {
   expect(encode(records, { seqLen: 5, overlong: 'skip' })).toMatchObject({ skipped: 1, examples: { length: 1 } });
   const refused = expect.objectContaining({
     code: 'BAD_RECORD',
-    message: expect.stringMatching(/f\.jsonl:5: expected at most 5 tokens, got 8/),
+    message: expect.stringMatching(
+      /f\.jsonl:5: expected at most 5 tokens, got 8\. Raise seqLen or allow truncation \(overlong: 'truncate'\)/,
+    ),
   });
   expect(() => encode(records, { seqLen: 5, overlong: 'refuse' })).toThrow(refused);
   expect(() => encodeRecord(records[0]!, tokenizer, { seqLen: 5, overlong: 'refuse' })).toThrow(refused);
+  expect(() => nameAsFlags(() => encode(records, { seqLen: 5, overlong: 'refuse' }))).toThrow(
+    'Raise --seq-len or allow truncation (--overlong truncate)',
+  );
   expect(encodeRecord(records[0]!, tokenizer, { seqLen: 5 }).ids).toHaveLength(5);
 });
 

@@ -285,7 +285,10 @@ describe('plain text', () => {
 it('goes by the name unless told the format', async () => {
   expect(['a.JSON', 'x/b.jsonl.gz', 'c.d.parquet'].map((name) => formatOf(name))).toEqual(['json', 'jsonl', 'parquet']);
   expect(() => formatOf('a.xlsx')).toThrow(/ending in \.json/);
-  expect(() => formatOf('constructor')).toThrow(/ending in/);
+  expect(() => formatOf('constructor')).toThrow(/ending in .*, received a name without an ending; /);
+  expect(() => formatOf('x/b.zip')).toThrow(
+    /^x\/b\.zip: .*, received \.zip; convert or rename the file, or say what it holds with the option format: one of 'json',/,
+  );
   expect(await brief('a.dat', P, { format: 'jsonl' })).toHaveLength(1);
 });
 

@@ -363,11 +363,11 @@ describe('zero', () => {
         'BAD_ARGUMENT: zero: expected stage to be 1, 2 or 3, received 4',
         'BAD_ARGUMENT: zero: expected bucketBytes to be positive, received 0',
         'BAD_ARGUMENT: zero: expected prefetch to be a whole number from 0, received -1',
-        "BAD_ARGUMENT: zero: expected op to be 'sum' or 'avg', received max",
-        "BAD_ARGUMENT: zero: expected reduceDtype to be 'float32' or 'bfloat16', received int8",
+        "BAD_ARGUMENT: zero: expected op to be 'sum' or 'avg', received \"max\"",
+        "BAD_ARGUMENT: zero: expected reduceDtype to be 'float32' or 'bfloat16', received \"int8\"",
         'BAD_ARGUMENT: zero: expected replicas to be another group than that of the shards, received the same',
         "BAD_ARGUMENT: zero: expected stage 3 beside offload 'parameters', received stage 2",
-        "BAD_ARGUMENT: zero: expected offload to be 'optimizer' or 'parameters', received nvme",
+        "BAD_ARGUMENT: zero: expected offload to be 'optimizer' or 'parameters', received \"nvme\"",
         expect.stringContaining(`[rank ${rank}/2] zero on group 'world': expected the same trainable parameters`),
       ]);
     }

@@ -10,7 +10,7 @@ const functions: Record<string, (options?: unknown) => Promise<unknown>> = {
 
 describe('a run called by a program', () => {
   it.each([
-    ['generateText', undefined, 'generateText: expected an options object, received null'],
+    ['generateText', undefined, 'generateText: expected an options object, received undefined'],
     ['generateText', {}, 'generateText: model: expected a text, received undefined'],
     ['generateText', { model: 'M', prompt: 5 }, 'generateText: prompt: expected a text, received 5'],
     ['generateText', { model: 'M', prompt: 'a', maxTokens: 3 }, "generateText: unknown option 'maxTokens'"],
@@ -24,6 +24,8 @@ describe('a run called by a program', () => {
       { model: 'M', prompt: 'a', device: 'gpu' },
       'device: expected one of auto, cpu, cuda, received "gpu"',
     ],
+    ['generateText', null, 'generateText: expected an options object, received null'],
+    ['generateText', 'x', 'generateText: expected an options object, received "x"'],
     ['mergeAdapter', undefined, 'mergeAdapter: expected an options object'],
     ['mergeAdapter', { model: 'M', adapter: 'A', output: 'O' }, "mergeAdapter: unknown option 'output'"],
     ['mergeAdapter', { model: 'M', adapter: 'A' }, 'mergeAdapter: out: expected a text, received undefined'],
@@ -56,6 +58,10 @@ describe('a run called by a program', () => {
       [[null], `${first} null`],
       [['x'], `${first} "x"`],
       [[[given]], `${first} an array of 1`],
+      ...(['signal', 'dryRun', 'progress', 'onPhase', 'sinks', 'group'] as const).map((key): [unknown[], string] => [
+        [{ ...given, [key]: true }],
+        `expected ${key} in the second argument, as in ${name}({ data, out }, { ${key} }); received it in the first`,
+      ]),
       [[given, null], `${second} expected an options object, received null`],
       [[given, 'x'], `${second} expected an options object, received "x"`],
       [

@@ -1,6 +1,6 @@
 // Checkpoints that are damaged, and folders that are none: what `--resume` says, and what it goes on from.
 import { existsSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { shardloop } from '../cli/run.js';
 import { losses, makeTiny, type Tiny, tune } from './tiny.js';
@@ -140,6 +140,9 @@ describe('a checkpoint that is named', () => {
       `${path}: expected a checkpoint's folder, there is no such folder; ${out} holds checkpoint-2, checkpoint-4`,
     );
     expect(await refused(out, join(tiny.model, 'x'))).toContain(`no such folder; ${tiny.model} holds no checkpoint`);
+    for (const near of ['nowhere', './nowhere'])
+      expect(await refused(out, near)).toContain(`no such folder; ${process.cwd()} holds no checkpoint`);
+    expect(await refused(out, '../nowhere')).toContain(`no such folder; ${dirname(process.cwd())} holds no checkpoint`);
     expect(await refused(out, 'no/such')).toContain('there is no such folder; there is no folder no either');
     expect(await refused(out, tiny.data)).toContain("expected a checkpoint's folder, it is a file");
     expect(await refused(out, out)).toContain('expected one checkpoint, it holds several: checkpoint-2, checkpoint-4');
