@@ -4,7 +4,7 @@
 import { realpathSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { Command } from 'commander';
-import { nameAsFlags } from '../core/option-names.js';
+import { nameAsFlags, processIsCommand } from '../core/option-names.js';
 import { version } from '../train/versions.js';
 import { benchCommand } from './bench.js';
 import { consolidateCommand } from './consolidate.js';
@@ -59,5 +59,6 @@ export async function main(args: string[]): Promise<void> {
 }
 
 if (process.argv[1] && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) {
+  processIsCommand();
   await main(process.argv.slice(2));
 }

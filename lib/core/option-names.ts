@@ -4,10 +4,16 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 
 /** Set while a command runs, and in what it awaits: not for what else goes on in the process. */
 const command = new AsyncLocalStorage<true>();
-const toCommand = () => command.getStore() === true;
+let isWholeProcess = false;
+const toCommand = () => isWholeProcess || command.getStore() === true;
 
 /** Runs a command; the messages of it, and of all that it calls and awaits, name options as flags. */
-export const nameAsFlags = <T>(run: () => T): T => command.run(true, run);
+export const nameAsFlags = <T>(run: () => T): T => (isWholeProcess ? run() : command.run(true, run));
+
+/** This process is a command and nothing else: following what it awaits would cost each promise (reading records takes half as long again). */
+export function processIsCommand(): void {
+  isWholeProcess = true;
+}
 
 /** What a command shows one word of, and a program another. */
 export const forCommand = (words: string, program: string) => (toCommand() ? words : program);

@@ -1,6 +1,6 @@
 // How an option is named: as a flag in what a command awaits, as a key everywhere else, also at the same time.
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { expect, it } from 'vitest';
+import { expect, it, vi } from 'vitest';
 import { forCommand, nameAsFlags, named, nameOf, words } from '../../lib/core/option-names.js';
 
 const all = () => [
@@ -16,6 +16,14 @@ it('is a flag in a command, and a key in a program', () => {
   expect(all()).toEqual(keys);
   expect(nameAsFlags(all)).toEqual(flags);
   expect(all()).toEqual(keys);
+});
+
+it('is a flag in all of a process that is a command', async () => {
+  vi.resetModules();
+  const fresh = await import('../../lib/core/option-names.js');
+  expect(fresh.nameOf('loraRank')).toBe('loraRank');
+  fresh.processIsCommand();
+  expect([fresh.nameOf('loraRank'), fresh.nameAsFlags(() => fresh.nameOf('lr'))]).toEqual(['--lora-rank', '--lr']);
 });
 
 it('stays so across waiting, while others go on in the same process', async () => {
