@@ -14,7 +14,7 @@ import {
   scope,
   type Tensor,
 } from '../core/index.js';
-import { checkOptions } from '../core/options.js';
+import { checkOptions, requireOptions } from '../core/options.js';
 import {
   type AdapterLayer,
   affine,
@@ -28,7 +28,7 @@ import {
   Module,
   type Parameter,
 } from '../nn/index.js';
-import { type BaseLayer, findTargets, type TargetModules } from './target-modules.js';
+import { type BaseLayer, findTargets, isBaseLayer, type TargetModules } from './target-modules.js';
 
 /** How an adapter is made. */
 export interface LoraOptions {
@@ -80,11 +80,15 @@ export class LoraLinear extends Module implements AdapterLayer, GeluFirst {
   readonly #base: BaseLayer;
   #unmerged: Tensor | null = null;
 
+  /** Throws BAD_ARGUMENT for a base that is no Linear or Conv1D, and for options out of range. */
   constructor(
     base: BaseLayer,
     options: Required<Pick<LoraOptions, 'rank' | 'alpha' | 'dropout' | 'rsLora'>> & { dtype?: DType; device?: string },
   ) {
     super();
+    if (!isBaseLayer(base)) throw noBase(base);
+    requireOptions('LoraLinear', options, OPTIONS);
+    checkSettings('LoraLinear', options);
     const { rank, alpha, dropout } = options;
     this.#base = base;
     this.weight = base.weight;
@@ -211,7 +215,7 @@ function toFloat(t: Tensor): Tensor {
 export function addLora(model: Module, options: LoraOptions = {}): LoraSettings {
   checkOptions('addLora', options, OPTIONS);
   const { rank = 8, alpha = 16, dropout = 0, targetModules = 'all-linear', rsLora = false, dtype, device } = options;
-  checkSettings({ rank, alpha, dropout, rsLora });
+  checkSettings('addLora', { rank, alpha, dropout, rsLora });
   refuseSecond(model);
   const settings = { rank, alpha, dropout, targetModules, rsLora };
   const targets = findTargets(model, targetModules);
@@ -257,20 +261,29 @@ export function refuseSecond(model: Module): void {
   );
 }
 
+function noBase(base: unknown): ShardloopError {
+  const adapted = base instanceof LoraLinear ? ', which has an adapter already' : '';
+  const expected = `expected an nn.Linear or nn.Conv1D, received ${describe(base)}${adapted}`;
+  return new ShardloopError(
+    'BAD_ARGUMENT',
+    `LoraLinear: the base layer: ${expected}; addLora(model) finds the layers of a model`,
+  );
+}
+
 const OPTIONS = ['rank', 'alpha', 'dropout', 'targetModules', 'rsLora', 'dtype', 'device'];
 
-function checkSettings({
-  rank,
-  alpha,
-  dropout,
-  rsLora,
-}: Pick<LoraSettings, 'rank' | 'alpha' | 'dropout' | 'rsLora'>): void {
+/** Throws BAD_ARGUMENT, which `who` begins, for settings that no layer can have. */
+function checkSettings(
+  who: string,
+  { rank, alpha, dropout, rsLora }: Pick<LoraSettings, 'rank' | 'alpha' | 'dropout' | 'rsLora'>,
+): void {
   const refuse = (name: string, expected: string, value: unknown) => {
-    throw new ShardloopError('BAD_ARGUMENT', `addLora: ${name}: expected ${expected}, received ${describe(value)}`);
+    throw new ShardloopError('BAD_ARGUMENT', `${who}: ${name}: expected ${expected}, received ${describe(value)}`);
   };
   if (!Number.isSafeInteger(rank) || rank < 1) refuse('rank', 'a positive integer', rank);
   if (!(typeof alpha === 'number' && alpha > 0 && alpha < Infinity)) refuse('alpha', 'a positive number', alpha);
   const scaling = scalingOf({ rank, alpha, rsLora });
   if (!isFactor(scaling)) refuse('alpha', `one whose scale alpha / rank float32 can hold, not ${scaling}`, alpha);
   if (!(typeof dropout === 'number' && dropout >= 0 && dropout < 1)) refuse('dropout', 'a number in [0, 1)', dropout);
+  if (typeof rsLora !== 'boolean') refuse('rsLora', 'true or false', rsLora);
 }

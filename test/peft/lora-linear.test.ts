@@ -13,7 +13,7 @@ import {
   scope,
   type Tensor,
 } from '../../lib/core/index.js';
-import { Conv1D, Linear } from '../../lib/nn/index.js';
+import { Conv1D, Embedding, Linear } from '../../lib/nn/index.js';
 import { LoraLinear } from '../../lib/peft/index.js';
 import { usualError, values } from '../nn/compare.js';
 
@@ -94,6 +94,47 @@ describe.each(BOUNDS)('in %s', (dtype, bound) => {
         });
       }
     }
+  });
+});
+
+describe('a layer that cannot be', () => {
+  const given = { rank: 2, alpha: 4, dropout: 0, rsLora: false };
+  const base = () => new Linear({ in: 6, out: 5 });
+
+  it.each([
+    [{ rank: 0 }, 'rank: expected a positive integer, received 0'],
+    [{ rank: -2 }, 'rank: expected a positive integer, received -2'],
+    [{ rank: 1.5 }, 'rank: expected a positive integer, received 1.5'],
+    [{ rank: undefined }, 'rank: expected a positive integer, received undefined'],
+    [{ alpha: Number.NaN }, 'alpha: expected a positive number, received NaN'],
+    [{ alpha: Infinity }, 'alpha: expected a positive number, received Infinity'],
+    [{ alpha: '16' }, 'alpha: expected a positive number, received "16"'],
+    [{ alpha: 1e-60 }, 'alpha: expected one whose scale alpha / rank float32 can hold, not 5e-61, received 1e-60'],
+    [{ dropout: 1 }, 'dropout: expected a number in [0, 1), received 1'],
+    [{ dropout: -0.1 }, 'dropout: expected a number in [0, 1), received -0.1'],
+    [{ dropout: Number.NaN }, 'dropout: expected a number in [0, 1), received NaN'],
+    [{ rsLora: 'no' }, 'rsLora: expected true or false, received "no"'],
+    [{ droput: 0 }, "unknown option 'droput'; did you mean 'dropout'?"],
+  ])('%j is refused', (wrong, message) => {
+    const make = () => new LoraLinear(base(), { ...given, ...wrong } as typeof given);
+    expect(make).toThrow(
+      expect.objectContaining({ code: 'BAD_ARGUMENT', message: expect.stringContaining(`LoraLinear: ${message}`) }),
+    );
+  });
+
+  it('has options, and a base that is a Linear or Conv1D', () => {
+    const on = (layer: unknown, options: unknown) => () => new LoraLinear(layer as Linear, options as typeof given);
+    const refused = (message: string) =>
+      expect.objectContaining({ code: 'BAD_ARGUMENT', message: expect.stringContaining(message) });
+    expect(on(base(), undefined)).toThrow(refused('LoraLinear: expected an options object, received null'));
+    const expected = 'LoraLinear: the base layer: expected an nn.Linear or nn.Conv1D, received';
+    expect(on(null, given)).toThrow(refused(`${expected} null; addLora(model)`));
+    expect(on(new Embedding({ count: 3, size: 2 }), given)).toThrow(
+      refused(`${expected} an object of class Embedding`),
+    );
+    const twice = `${expected} an object of class LoraLinear, which has an adapter already`;
+    expect(on(new LoraLinear(base(), given), given)).toThrow(refused(twice));
+    expect(new LoraLinear(new Conv1D({ in: 6, out: 5 }), given).transposed).toBe(true);
   });
 });
 
