@@ -55,12 +55,18 @@ class FakeBackend final : public c10d::Backend {
   }
   WorkPtr reduce(std::vector<at::Tensor>&, const c10d::ReduceOptions&) override { return work(); }
   WorkPtr _allgather_base(at::Tensor& output, at::Tensor& input, const c10d::AllgatherOptions&) override {
-    for (auto& part : split(output)) part.copy_(input.view(-1));
+    at::NoGradGuard no_grad;
+    const int64_t rank = getRank(), size = getSize();
+    const auto rows = output.view({size, input.numel()});
+    const auto mine = input.view({1, input.numel()});  // may be this rank's row
+    rows.narrow(0, 0, rank).copy_(mine);
+    rows.narrow(0, rank, 1).copy_(mine);
+    rows.narrow(0, rank + 1, size - rank - 1).copy_(mine);
     return work();
   }
   WorkPtr _reduce_scatter_base(at::Tensor& output, at::Tensor& input, const c10d::ReduceScatterOptions&) override {
     at::NoGradGuard no_grad;
-    output.view(-1).copy_(split(input)[getRank()]);
+    output.view(-1).copy_(input.view(-1).narrow(0, getRank() * output.numel(), output.numel()));
     return work();
   }
   WorkPtr alltoall_base(at::Tensor& output, at::Tensor& input, std::vector<int64_t>&, std::vector<int64_t>&,
@@ -91,10 +97,6 @@ class FakeBackend final : public c10d::Backend {
   WorkPtr work() {
     const auto ready = hangs_ ? Clock::time_point::max() : Clock::now() + delay_;
     return c10::make_intrusive<FakeWork>(ready, aborted_);
-  }
-  std::vector<at::Tensor> split(const at::Tensor& whole) const {
-    at::NoGradGuard no_grad;
-    return whole.view(-1).chunk(getSize());
   }
 
   bool hangs_ = false;

@@ -9,7 +9,7 @@
 // (table-flight.ts).
 import { type DType, dtypeBytes, noGrad, ops, owned, scope, type Tensor, tensor, zeros } from '../core/index.js';
 import type { Group, Work } from '../dist/index.js';
-import { type Chunk, chunksOf } from './chunks.js';
+import { type Chunk, chunksOf, placeOf, sourceOf } from './chunks.js';
 import { type Codec, type Compression, codecOf, emptyMemory } from './compress.js';
 import { hostZeros } from './offload.js';
 import type { ShardedUnit } from './sharded-unit.js';
@@ -135,12 +135,14 @@ export class GradientShards {
     const whole = ops.narrow(bucket.whole, 0, 0, this.#group.size * chunk.n);
     const present = chunk.copies.filter(({ slot }) => gradients[slot] !== null);
     const missing = chunk.copies.filter(({ slot }) => gradients[slot] === null);
-    const empty = [...chunk.padding, ...missing.map(({ at, count }) => [at, count] as const)];
-    if (empty.length > 0) ops._foreach_zero_(empty.map(([at, count]) => ops.narrow(whole, 0, at, count)));
+    const empty = missing.map((copy) => placeOf(whole, copy));
+    const padding = whole.numel - chunk.filled;
+    if (padding > 0) empty.push(ops.narrow(whole, 0, chunk.filled, padding));
+    if (empty.length > 0) ops._foreach_zero_(empty);
     if (present.length > 0) {
       ops._foreach_copy_(
-        present.map(({ at, count }) => ops.narrow(whole, 0, at, count)),
-        present.map(({ slot, start, count }) => ops.narrow(gradients[slot]!, 0, start, count)),
+        present.map((copy) => placeOf(whole, copy)),
+        present.map((copy) => sourceOf(gradients[copy.slot]!, copy, state.unit.shardSize)),
       );
     }
     const sum = this.#sumOf(state);

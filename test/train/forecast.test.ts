@@ -60,6 +60,17 @@ it('the tied table has one gradient, not a second one of the embedding', async (
   }
 });
 
+it.each([0, 1, 2, 3])('a world of a million ranks is planned as one of a thousand is, stage %i', async (zero) => {
+  const world = 1_000_000;
+  const { parameters: psi, memory: use, wire } = await forecast({ zero, world, seqLen: 32, microBatch: 1 });
+  const units = 64; // at most, of which a rank holds 16 elements at least
+  const shard = (psi / world + 16 * units) * 4;
+  if (zero === 3) expect(use.parameters).toBeLessThan(shard);
+  if (zero > 0) expect(use.optimizer).toBeLessThan(2 * shard);
+  if (zero > 0) expect(wire.reduce_scatter).toBeGreaterThan(4 * psi * 0.999);
+  else expect(wire.all_reduce! / (8 * psi)).toBeCloseTo(1, 3);
+});
+
 describe('forecast', () => {
   const shape = { layers: 2, heads: 2, width: 64, vocabulary: 300, seqLen: 32, microBatch: 2 } as const;
   const peak = async (more: Partial<PlanConfig>) => (await forecast({ ...shape, ...more })).memory.peak;
