@@ -13,6 +13,7 @@ import { checkAlike, leaveStep } from './alike.js';
 import { type BucketPlan, planBuckets } from './buckets.js';
 import { alone, dropGradients, REPEAT, type Strategy } from './strategy.js';
 import { type TableRows, TiedTable, tiedTables } from './tied-table.js';
+import { inTurn } from './turns.js';
 
 /** Options of {@link replicate}. */
 export interface ReplicateOptions {
@@ -62,7 +63,7 @@ export function replicate(segments: readonly Segment[], group: Group, options: R
   if (broadcast) for (const { slots } of plans) group.broadcast(slots.map((slot) => slot.parameter)).wait();
   const buckets = plans.map((plan) => new Bucket(plan, group, op, reduceDtype));
   let sends = false; // collectives of this step have begun
-  return {
+  const strategy: Strategy = {
     ...alone,
     writesParts: group.rank === 0,
     async begin() {
@@ -90,6 +91,8 @@ export function replicate(segments: readonly Segment[], group: Group, options: R
       for (const bucket of buckets) bucket.dispose();
     },
   };
+  const anew = 'another strategy with replicate(segments, group)';
+  return inTurn(strategy, { name: 'replicate', anew, groups: [group] });
 }
 
 /** Flat memory, and what lies in it. */

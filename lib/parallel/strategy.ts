@@ -52,7 +52,7 @@ export interface Strategy {
   updated(): void;
   /** Runs `fn` while every parameter, or at least each of `parameters`, is whole. Collective. */
   whole<T>(fn: () => T | Promise<T>, parameters?: Iterable<Tensor>): Promise<T>;
-  /** Frees what the strategy holds. A model whose parameters it shards is of no use afterwards. */
+  /** Frees what the strategy holds; every call but this one is refused afterwards. A model whose parameters it shards is of no use then. */
   dispose(): void;
 }
 

@@ -20,6 +20,7 @@ import { replicate } from './replicate.js';
 import { ShardedUnit } from './sharded-unit.js';
 import { alone, dropGradients, type Part, type Pass, REPEAT, type Strategy } from './strategy.js';
 import { tiedTables } from './tied-table.js';
+import { inTurn } from './turns.js';
 
 /** Options of {@link zero}. */
 export interface ZeroOptions {
@@ -116,7 +117,7 @@ export function zero(segments: readonly Segment[], group: Group, options: ZeroOp
   const start = (k: number): void => {
     for (const unit of unitsOf[k] ?? []) unit.start(k);
   };
-  return {
+  const strategy: Strategy = {
     writesParts: many === null || many.rank === 0,
     async begin() {
       for (const [k, held] of unitsOf.entries()) for (const unit of held) unit.leave(k); // of a segment that failed
@@ -183,6 +184,12 @@ export function zero(segments: readonly Segment[], group: Group, options: ZeroOp
       for (const unit of units) unit.dispose();
     },
   };
+  const model = releases ? 'the model, whose parameters are in the shards, and ' : '';
+  return inTurn(strategy, {
+    name: 'zero',
+    anew: `${model}another strategy with zero(segments, group, options)`,
+    groups,
+  });
 }
 
 /** Stands for a segment that needs every unit. */
