@@ -5,6 +5,7 @@ import type { Group } from '../dist/index.js';
 import type { Carry, Segment } from '../nn/index.js';
 import { clipCoefficient, gradSquares, type LossScaler, type Optimizer } from '../optim/index.js';
 import { type Checkpointing, runSegments, type Strategy, skipSegments } from '../parallel/index.js';
+import { checkStep } from './step-check.js';
 
 /** One micro-batch, ready for the segments. Its tensors are freed by the step. */
 export interface MicroBatch {
@@ -47,10 +48,11 @@ export interface StepResult {
  * One optimizer step over this rank's micro-batches (none is allowed: the rank then only takes part in the reductions).
  * Each `lossOf` divides by the labelled tokens of the *global* batch, so the shares of all micro-batches and ranks add up
  * to the mean over labelled tokens, and any split of the same batch gives the same gradient. A step whose loss or
- * gradient is not finite is not applied; the caller sees it in the result. Throws NON_FINITE when the gradients of a
- * float16 run overflow at the least loss scale.
+ * gradient is not finite is not applied; the caller sees it in the result. Throws BAD_ARGUMENT for a context that
+ * lacks something, NON_FINITE when the gradients of a float16 run overflow at the least loss scale.
  */
 export async function trainStep(context: StepContext, batches: readonly (() => MicroBatch)[]): Promise<StepResult> {
+  checkStep(context, batches);
   const { segments, strategy, group, optimizer, parts, clip, checkpointing, precision } = context;
   const scaler = context.scaler ?? null;
   const scale = scaler?.scale ?? 1;
