@@ -24,6 +24,9 @@ export const camel = (key: string) => key.replace(/[-_]([a-z0-9])/g, (_, letter:
 /** An option by its key. */
 export const nameOf = (key: string) => forCommand(`--${kebab(key)}`, key);
 
+/** So many ranks, in words. */
+export const ranksOf = (count: number) => `${count} ${count === 1 ? 'rank' : 'ranks'}`;
+
 /** A text that is written with flags. */
 export const named = (text: string) =>
   toCommand() ? text : text.replace(/--([a-z][a-z0-9]*(?:-[a-z0-9]+)*)/g, (_, flag: string) => camel(flag));

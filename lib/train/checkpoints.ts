@@ -7,7 +7,7 @@
 import { realpath } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { ShardloopError } from '../core/index.js';
-import { words } from '../core/option-names.js';
+import { ranksOf, words } from '../core/option-names.js';
 import type { BatchSource, DataPosition } from '../data/index.js';
 import {
   type BackgroundWrite,
@@ -327,7 +327,7 @@ export class Checkpoints {
     const { microBatch, gradAccum } = config;
     throw new ShardloopError(
       'BAD_CHECKPOINT',
-      `${path}: expected micro-batch x grad-accum x ranks = ${globalBatch} records a step, with which it was made; received ${microBatch} x ${gradAccum} x ${group.size} = ${own}. ${adviseBatch(globalBatch, group.size)}`,
+      words`${path}: expected --micro-batch x --grad-accum x ranks = ${globalBatch} records a step, with which it was made; received ${microBatch} x ${gradAccum} x ${group.size} = ${own}. ${adviseBatch(globalBatch, group.size)}`,
     );
   }
 
@@ -359,7 +359,9 @@ function failed(step: number, what: string): ShardloopError {
 /** What to set so that a step sees as many records as before. */
 function adviseBatch(globalBatch: number, ranks: number): string {
   if (globalBatch % ranks === 0)
-    return words`With ${ranks} ranks take --micro-batch x --grad-accum = ${globalBatch / ranks}`;
+    return words`With ${ranksOf(ranks)} take --micro-batch x --grad-accum = ${globalBatch / ranks}`;
   const fitting = Array.from({ length: globalBatch }, (_, i) => i + 1).filter((n) => globalBatch % n === 0);
-  return `${ranks} ranks do not divide ${globalBatch}: take ${fitting.slice(0, 8).join(', ')}${fitting.length > 8 ? ', ...' : ''} ranks`;
+  const some =
+    fitting.length === 1 ? ranksOf(1) : `${fitting.slice(0, 8).join(', ')}${fitting.length > 8 ? ', ...' : ''} ranks`;
+  return `${ranksOf(ranks)} do not divide ${globalBatch}: take ${some}`;
 }

@@ -79,11 +79,15 @@ const switched =
     if (value) enabled.add(precision);
   };
 
+/** What the batch consists of, besides ranks: the key there, the option here. */
+const KEY = { micro: 'train_micro_batch_size_per_gpu', accum: 'gradient_accumulation_steps' } as const;
+const OPTION = { micro: 'microBatch', accum: 'gradAccum' } as const;
+
 /** What becomes of each key. Buckets are counted in elements there and in MiB here; gradients of 4 bytes are assumed. */
 const KEYS: Record<string, Leaf> = {
   train_batch_size: batch('train'),
-  train_micro_batch_size_per_gpu: batch('micro'),
-  gradient_accumulation_steps: batch('accum'),
+  [KEY.micro]: batch('micro'),
+  [KEY.accum]: batch('accum'),
   gradient_clipping: number('clip'),
   steps_per_print: number('logSteps'),
   communication_data_type: choice('reduceDtype', { fp32: 'fp32', bf16: 'bf16', bfp16: 'bf16' }),
@@ -213,14 +217,16 @@ function solveBatch(path: string, { triple, values, known }: Found): string[] {
       );
     return there ?? here;
   };
-  let micro = same(nameOf('microBatch'), triple.micro, known.microBatch);
-  let accum = same(nameOf('gradAccum'), triple.accum, known.gradAccum);
+  // As the file names it, where it does.
+  const written = (part: 'micro' | 'accum') => (triple[part] === undefined ? nameOf(OPTION[part]) : KEY[part]);
+  let micro = same(nameOf(OPTION.micro), triple.micro, known.microBatch);
+  let accum = same(nameOf(OPTION.accum), triple.accum, known.gradAccum);
   if (train !== undefined) {
     if (micro === undefined) micro = train / world / (accum ?? 1);
     accum ??= train / world / micro;
     if (!Number.isInteger(micro) || !Number.isInteger(accum) || micro * accum * world !== train) {
       problems.push(
-        `${path}: expected train_batch_size = micro-batch x accumulation x ranks, received ${train} for ` +
+        `${path}: expected train_batch_size = ${written('micro')} x ${written('accum')} x ranks, received ${train} for ` +
           `${micro} x ${accum} x ${world}`,
       );
       return problems; // a fraction of a record would be a second problem

@@ -2,7 +2,7 @@
 // step.ts; what surrounds the run is run.ts.
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { ShardloopError, type Tensor } from '../core/index.js';
-import { words } from '../core/option-names.js';
+import { ranksOf, words } from '../core/option-names.js';
 import { BatchSource, type SequenceSet } from '../data/index.js';
 import type { GPT2LMHeadModel } from '../models/index.js';
 import { segmentsOf } from '../nn/index.js';
@@ -114,7 +114,7 @@ async function trainSteps(
   if (config.deepspeed !== undefined) {
     tell(
       run,
-      `global batch ${batches.globalBatch} = ${microBatch} (micro-batch) x ${gradAccum} (accumulation) x ${worldSize} (ranks)`,
+      words`global batch ${batches.globalBatch} = ${microBatch} (--micro-batch) x ${gradAccum} (--grad-accum) x ${ranksOf(worldSize)}`,
     );
   }
   const checkpoints = new Checkpoints(run, {

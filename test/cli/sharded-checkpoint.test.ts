@@ -136,7 +136,7 @@ describe('resuming', () => {
     const other = await run('--nproc 4 --zero 1 --micro-batch 6');
     expect(other.code).toBe(1);
     expect(other.stderr).toContain(
-      'expected micro-batch x grad-accum x ranks = 12 records a step, with which it was made; received 6 x 1 x 4 = 24. With 4 ranks take --micro-batch x --grad-accum = 3',
+      'expected --micro-batch x --grad-accum x ranks = 12 records a step, with which it was made; received 6 x 1 x 4 = 24. With 4 ranks take --micro-batch x --grad-accum = 3',
     );
   });
 });

@@ -139,7 +139,7 @@ describe('what does not fit is said before ranks start, once', () => {
     const { code, stderr } = await shardloop(['finetune', ...given(), '--deepspeed', config]);
     expect(code).toBe(2);
     expect(stderr).toBe(
-      `shardloop: ${config}: expected train_batch_size = micro-batch x accumulation x ranks, received 7 for 3.5 x 1 x 2 [BAD_CONFIG]\n`,
+      `shardloop: ${config}: expected train_batch_size = --micro-batch x --grad-accum x ranks, received 7 for 3.5 x 1 x 2 [BAD_CONFIG]\n`,
     );
   });
 });

@@ -141,8 +141,12 @@ describe('--deepspeed', () => {
 
   it('says where the batch does not fit', () => {
     const odd = { train_batch_size: 25, train_micro_batch_size_per_gpu: 3, gradient_accumulation_steps: 4 };
-    expect(refusal(odd, { nproc: 2 })).toContain('received 25 for 3 x 4 x 2');
-    expect(refusal({ train_batch_size: 7 }, { nproc: 2 })).toContain('received 7 for 3.5 x 1 x 2');
+    expect(refusal(odd, { nproc: 2 })).toContain(
+      'train_batch_size = train_micro_batch_size_per_gpu x gradient_accumulation_steps x ranks, received 25 for 3 x 4 x 2',
+    );
+    expect(refusal({ train_batch_size: 7 }, { nproc: 2 })).toContain(
+      'train_batch_size = microBatch x gradAccum x ranks, received 7 for 3.5 x 1 x 2',
+    );
     expect(refusal({ train_micro_batch_size_per_gpu: 3 }, { microBatch: 2 })).toBe(
       'microBatch: ds.json says 3, the program 2; leave one of them out',
     );
@@ -160,7 +164,7 @@ describe('--deepspeed', () => {
       await tune(tiny, { ...given, microBatch: 8, clip: 0.3, lr: 5e-3 }),
     ];
     expect(losses(a.out)).toEqual(losses(b.out));
-    expect(a.summary.notes).toEqual(['global batch 8 = 8 (micro-batch) x 1 (accumulation) x 1 (ranks)']);
+    expect(a.summary.notes).toEqual(['global batch 8 = 8 (microBatch) x 1 (gradAccum) x 1 rank']);
     rmSync(tiny.folder, { recursive: true });
   });
 });

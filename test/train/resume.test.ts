@@ -104,7 +104,13 @@ describe('stop and resume', () => {
     const resume = join(out, 'checkpoint-2');
     const refused = { code: 'BAD_CHECKPOINT' };
     await expect(run({ ...config, resume, seed: 9 })).rejects.toMatchObject(refused);
-    await expect(run({ ...config, resume, microBatch: 4 })).rejects.toMatchObject(refused);
+    const batch = await run({ ...config, resume, microBatch: 4 }).catch((e: Error) => e);
+    expect(batch).toMatchObject({
+      ...refused,
+      message: expect.stringMatching(
+        /expected microBatch x gradAccum x ranks = 8 records a step, .* received 4 x 1 x 1 = 4\. With 1 rank take microBatch x gradAccum = 8$/,
+      ),
+    });
     await expect(run({ ...config, resume, loraRank: 4 })).rejects.toMatchObject(refused);
     await expect(run({ ...config, resume, optimizer: 'sgd' })).rejects.toMatchObject(refused);
     await expect(run({ ...config, resume: join(out, 'checkpoint-99') })).rejects.toMatchObject(refused);
