@@ -139,12 +139,19 @@ export class GradientShards {
     const padding = whole.numel - chunk.filled;
     if (padding > 0) empty.push(ops.narrow(whole, 0, chunk.filled, padding));
     if (empty.length > 0) ops._foreach_zero_(empty);
-    if (present.length > 0) {
+    const copies = present.map((copy) => {
+      const source = sourceOf(gradients[copy.slot]!, copy, state.unit.shardSize);
+      return { place: placeOf(whole, copy), source, isDense: copy.rows === 1 };
+    });
+    const dense = copies.filter(({ isDense }) => isDense);
+    if (dense.length > 0) {
       ops._foreach_copy_(
-        present.map((copy) => placeOf(whole, copy)),
-        present.map((copy) => sourceOf(gradients[copy.slot]!, copy, state.unit.shardSize)),
+        dense.map(({ place }) => place),
+        dense.map(({ source }) => source),
       );
     }
+    // On their own: one that is not dense would cost the others their common kernel on CUDA.
+    for (const { place, source, isDense } of copies) if (!isDense) ops.copy_(place, source);
     const sum = this.#sumOf(state);
     const lands = accumulates || sum.dtype !== bucket.received.dtype || state.unit.offload !== undefined;
     const { compression } = this.#options;

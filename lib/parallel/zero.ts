@@ -184,7 +184,7 @@ export function zero(segments: readonly Segment[], group: Group, options: ZeroOp
       for (const unit of units) unit.dispose();
     },
   };
-  const model = releases ? 'the model, whose parameters are in the shards, and ' : '';
+  const model = releases ? 'the model anew, whose parameters are in the shards, and ' : '';
   return inTurn(strategy, {
     name: 'zero',
     anew: `${model}another strategy with zero(segments, group, options)`,

@@ -64,7 +64,7 @@ const refusal = async (call: () => unknown): Promise<unknown> => {
 describe.each(WAYS)('%s', (way, make) => {
   const name = way.split(' ')[0]!.replace(/hybrid|offload/, 'zero');
   const isSharded = !/replicate|zero [12]/.test(way);
-  const model3 = isSharded ? 'the model, whose parameters are in the shards, and ' : '';
+  const model3 = isSharded ? 'the model anew, whose parameters are in the shards, and ' : '';
   const anew = `${model3}another strategy with ${name}(segments, group${name === 'zero' ? ', options' : ''})`;
 
   it('says at each call that it was disposed, and disposes once', async () => {
