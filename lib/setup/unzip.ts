@@ -1,7 +1,7 @@
 // Unpacks chosen entries of a zip file (a wheel, libtorch's archive) as a stream: stored and deflated entries, zip64,
 // checksums, permissions and symbolic links. Not a general unzip: no encryption, no multi-part archives.
 import { createReadStream, createWriteStream } from 'node:fs';
-import { chmod, type FileHandle, mkdir, open, symlink, writeFile } from 'node:fs/promises';
+import { chmod, type FileHandle, mkdir, open, rm, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join, normalize, sep } from 'node:path';
 import { Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -108,6 +108,7 @@ export async function unzip(
 
 async function place(file: FileHandle, path: string, entry: ZipEntry, target: string): Promise<void> {
   const isLink = (entry.mode & 0o170000) === 0o120000;
+  await rm(target, { force: true }); // of an earlier attempt; and nothing is written through a link
   if (isLink) await symlink((await smallEntry(file, path, entry)).toString('utf8'), target);
   else if (Math.max(entry.size, entry.packed) <= SMALL) await writeFile(target, await smallEntry(file, path, entry));
   else await streamEntry(file, path, entry, target);

@@ -93,7 +93,7 @@ it('trains with fewer bytes, near the loss of whole gradients', async () => {
     expect(topk!.loss).toBeLessThan(1.5 * whole!.loss + 0.1);
     expect(topk!.bytes / whole!.bytes).toBeCloseTo(0.5, 1); // a quarter of the elements, each with its place
     expect(reports[0]!.refusals).toEqual([
-      "BAD_ARGUMENT: zero: expected compression.kind to be 'int8' or 'topk', received zip",
+      "BAD_ARGUMENT: zero: expected compression.kind to be 'int8' or 'topk', received \"zip\"",
       'BAD_ARGUMENT: zero: expected compression.ratio to be above 0 and at most 1, received 0',
       'BAD_ARGUMENT: zero: expected reduceDtype or compression, received both',
     ]);

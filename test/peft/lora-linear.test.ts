@@ -126,7 +126,7 @@ describe('a layer that cannot be', () => {
     const on = (layer: unknown, options: unknown) => () => new LoraLinear(layer as Linear, options as typeof given);
     const refused = (message: string) =>
       expect.objectContaining({ code: 'BAD_ARGUMENT', message: expect.stringContaining(message) });
-    expect(on(base(), undefined)).toThrow(refused('LoraLinear: expected an options object, received null'));
+    expect(on(base(), undefined)).toThrow(refused('LoraLinear: expected an options object, received undefined'));
     const expected = 'LoraLinear: the base layer: expected an nn.Linear or nn.Conv1D, received';
     expect(on(null, given)).toThrow(refused(`${expected} null; addLora(model)`));
     expect(on(new Embedding({ count: 3, size: 2 }), given)).toThrow(

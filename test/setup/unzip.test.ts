@@ -39,6 +39,9 @@ it.each([{}, { stored: true }, { zip64: true }])('unpacks what is wanted, where 
   expect(statSync(join(into, 'bin/tool')).mode & 0o111).toBe(0o111);
   expect(lstatSync(join(into, 'bin/link')).isSymbolicLink()).toBe(true);
   expect(readlinkSync(join(into, 'bin/link'))).toBe('tool');
+  await unzip(zip, into, (name) => (name === 'bin/tool' ? 'bin/link' : name)); // again, and where a link was
+  expect(lstatSync(join(into, 'bin/link')).isSymbolicLink()).toBe(true);
+  expect(readFileSync(join(into, 'bin/tool'), 'utf8')).toBe('#!');
 });
 
 it('reads one entry as text', async () => {
