@@ -1,5 +1,6 @@
 // Parameter groups: which tensors an optimizer updates, under which names, and with which settings each group differs.
 import { describe, isTensor, ShardloopError, type Tensor } from '../core/index.js';
+import { refuseSharded } from '../core/sharded.js';
 import type { Place } from './place.js';
 
 /** Parameters with or without their names, as `model.parameters()` or `model.namedParameters()` gives them. */
@@ -104,6 +105,7 @@ class NameTable {
     if (!isTensor(t) || (name !== undefined && typeof name !== 'string')) {
       this.#refuse(`expected tensors or [name, tensor] pairs as params, received ${describe(isTensor(t) ? name : t)}`);
     }
+    refuseSharded(this.#where, t);
     if (!t.isLeaf) this.#refuse('expected leaf tensors as params, received the result of an operation with gradient');
     this.#given ??= name !== undefined;
     if (this.#given !== (name !== undefined))

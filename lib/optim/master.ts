@@ -2,6 +2,7 @@
 // tensors. An optimizer of this folder reads the half-precision gradients and rounds its result into the parameters in the
 // same pass over memory; around any other one a step casts the gradients up, and the masters down afterwards.
 import { describe, isTensor, keep, noGrad, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
+import { refuseSharded } from '../core/sharded.js';
 import type { Group, Params } from './groups.js';
 import { BaseOptimizer, type Optimizer, type OptimizerState, type StepOptions } from './optimizer.js';
 import type { Place } from './place.js';
@@ -61,6 +62,7 @@ export class MasterWeights<G extends { params: Params } = MasterGroup> implement
         `MasterWeights: expected tensors as params, received ${describe(param)}`,
       );
     }
+    refuseSharded('MasterWeights', param);
     if (param.dtype !== 'bfloat16' && param.dtype !== 'float16') return param;
     const make = () => keep(place(`${name}.master`, ops._to_copy(param, { dtype: 'float32' })));
     const master = noGrad(() => scope(make));

@@ -32,7 +32,7 @@ const MIB = 1024 * 1024;
 /**
  * The strategy that replicates a model over `group`. A parameter without a gradient on this rank counts as zeros; one
  * without a gradient on any rank keeps none. With a group of one it does nothing.
- * Throws BAD_ARGUMENT when the ranks' parameters do not match, or when finish() was left out.
+ * Throws BAD_ARGUMENT when the ranks' parameters do not match, and at updated() when finish() was left out.
  */
 export function replicate(segments: readonly Segment[], group: Group, options: ReplicateOptions = {}): Strategy {
   requireOptions('replicate', options);
@@ -92,7 +92,7 @@ export function replicate(segments: readonly Segment[], group: Group, options: R
     },
   };
   const anew = 'another strategy with replicate(segments, group)';
-  return inTurn(strategy, { name: 'replicate', anew, groups: [group] });
+  return inTurn(strategy, { name: 'replicate', anew, groups: [group], segments: segments.length });
 }
 
 /** Flat memory, and what lies in it. */

@@ -6,7 +6,17 @@
 //   output   what segment k returned; holds the graph of segment k (none if k is checkpointed)
 //   leaf     the same memory cut off from that graph; the input of segment k + 1, whose backward leaves its gradient here
 // backward(k) takes the gradients from the leaves, and frees leaf, gradient, output and graph before it goes on to k - 1.
-import { backward, getRandomState, noGrad, scope, setRandomState, span, type Tensor } from '../core/index.js';
+import {
+  backward,
+  describe,
+  getRandomState,
+  noGrad,
+  ShardloopError,
+  scope,
+  setRandomState,
+  span,
+  type Tensor,
+} from '../core/index.js';
 import { type Carry, cut, type Segment } from '../nn/index.js';
 import { alone, type Strategy } from './strategy.js';
 
@@ -25,7 +35,7 @@ export interface SegmentLoopOptions {
 
 /**
  * Runs one micro-batch forward and backward and adds its gradients to the parameters. `lossOf` maps the last segment's
- * output to a scalar; that scalar is returned, detached.
+ * output to a scalar; that scalar is returned, detached. Throws BAD_ARGUMENT for options that make no sense.
  */
 export function runSegments(
   segments: readonly Segment[],
@@ -33,6 +43,7 @@ export function runSegments(
   lossOf: (output: Carry) => Tensor,
   { strategy = alone, checkpointing = 'none', last = true }: SegmentLoopOptions = {},
 ): Tensor {
+  checkCall(input, lossOf, checkpointing, last);
   return scope(() => {
     const head = segments.length - 1;
     const forgets = (k: number): boolean => k < head && isCheckpointed(k, checkpointing);
@@ -103,6 +114,24 @@ export function forwardSegments(segments: readonly Segment[], input: Carry, stra
       return carry;
     }),
   );
+}
+
+function checkCall(input: unknown, lossOf: unknown, checkpointing: unknown, last: unknown): void {
+  const refuse = (key: string, expected: string, value: unknown): never => {
+    const received = describe(value);
+    throw new ShardloopError('BAD_ARGUMENT', `runSegments: ${key}: expected ${expected}, received ${received}`);
+  };
+  if (!Array.isArray(input)) refuse('input', 'an array of tensors', input);
+  if (typeof lossOf !== 'function') refuse('lossOf', 'a function of the last output', lossOf);
+  if (!isCheckpointing(checkpointing)) refuse('checkpointing', CHECKPOINTING, checkpointing);
+  if (typeof last !== 'boolean') refuse('last', 'true or false', last);
+}
+
+/** What {@link Checkpointing} can be, in words. */
+export const CHECKPOINTING = "'none', 'full' or a whole number from 1";
+
+export function isCheckpointing(value: unknown): value is Checkpointing {
+  return value === 'none' || value === 'full' || (Number.isSafeInteger(value) && (value as number) > 0);
 }
 
 function isCheckpointed(k: number, checkpointing: Checkpointing): boolean {

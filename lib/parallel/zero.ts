@@ -8,6 +8,7 @@
 // live once in each node, and their gradients are summed over the nodes.
 import { type DType, describe, ShardloopError, type Tensor } from '../core/index.js';
 import { requireOptions } from '../core/options.js';
+import { markSharded, unmarkSharded } from '../core/sharded.js';
 import type { Group } from '../dist/index.js';
 import { isOnKernelDevice } from '../nn/fused.js';
 import { replaceTensors, type Segment } from '../nn/index.js';
@@ -109,6 +110,7 @@ export function zero(segments: readonly Segment[], group: Group, options: ZeroOp
   for (const { plan, parts: own } of units) {
     for (const [i, { parameter }] of plan.slots.entries()) parts.set(parameter, own[i]!);
   }
+  markSharded(parts.keys());
   const unitsOf = segments.map((_, k) => units.filter(({ plan }) => plan.segments.includes(k)));
   const head = segments.length - 1;
 
@@ -180,6 +182,7 @@ export function zero(segments: readonly Segment[], group: Group, options: ZeroOp
       }
     },
     dispose() {
+      unmarkSharded(parts.keys());
       gradients.dispose();
       for (const unit of units) unit.dispose();
     },
@@ -189,6 +192,7 @@ export function zero(segments: readonly Segment[], group: Group, options: ZeroOp
     name: 'zero',
     anew: `${model}another strategy with zero(segments, group, options)`,
     groups,
+    segments: segments.length,
   });
 }
 

@@ -5,7 +5,7 @@ import type { Group } from '../dist/index.js';
 import type { Carry, Segment } from '../nn/index.js';
 import { clipCoefficient, gradSquares, type LossScaler, type Optimizer } from '../optim/index.js';
 import { type Checkpointing, runSegments, type Strategy, skipSegments } from '../parallel/index.js';
-import { checkStep } from './step-check.js';
+import { checkBatch, checkShare, checkStep, enter } from './step-check.js';
 
 /** One micro-batch, ready for the segments. Its tensors are freed by the step. */
 export interface MicroBatch {
@@ -53,6 +53,15 @@ export interface StepResult {
  */
 export async function trainStep(context: StepContext, batches: readonly (() => MicroBatch)[]): Promise<StepResult> {
   checkStep(context, batches);
+  const leave = enter(context.optimizer);
+  try {
+    return await step(context, batches);
+  } finally {
+    leave();
+  }
+}
+
+async function step(context: StepContext, batches: readonly (() => MicroBatch)[]): Promise<StepResult> {
   const { segments, strategy, group, optimizer, parts, clip, checkpointing, precision } = context;
   const scaler = context.scaler ?? null;
   const scale = scaler?.scale ?? 1;
@@ -60,9 +69,11 @@ export async function trainStep(context: StepContext, batches: readonly (() => M
   await strategy.begin(segments); // nothing is left of a step that failed
   for (const [i, make] of batches.entries()) {
     const batch = make();
+    checkBatch(batch);
     const last = i === batches.length - 1;
     const lossOf = scaler === null ? batch.lossOf : (output: Carry) => scaler.scaleLoss(batch.lossOf(output));
     const share = precision(() => runSegments(segments, batch.input, lossOf, { strategy, checkpointing, last }));
+    checkShare(share);
     loss += Number(share.itemSync()) / scale;
     for (const t of [share, ...batch.input]) t[Symbol.dispose]();
   }

@@ -4,6 +4,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { memory, ones, ops, scope } from '../../lib/core/index.js';
 import { createGroup, type Group } from '../../lib/dist/index.js';
 import { Linear, type Segment, segment } from '../../lib/nn/index.js';
+import { MasterWeights, SGD } from '../../lib/optim/index.js';
 import { replicate, runSegments, type Strategy, zero } from '../../lib/parallel/index.js';
 
 const opened: Group[] = [];
@@ -142,6 +143,55 @@ describe.each(WAYS)('%s', (way, make) => {
     await finished;
     strategy.updated();
     strategy.dispose();
+  });
+
+  it('hands gradients out once, and has no use for an optimizer ahead of them', async () => {
+    const made = model();
+    const strategy = await make(made.segments);
+    const gradients = () => made.layers.map(({ weight }) => strategy.part(weight).tensor.grad?.toArray());
+    await strategy.begin(made.segments);
+    micro(made.segments, strategy);
+    const expected = `${name}: updated(): expected the gradients of all ranks to be in before the optimizer uses them`;
+    expect(() => strategy.updated()).toThrow(expected);
+    await strategy.finish();
+    const given = gradients();
+    expect(given.every((gradient) => gradient !== undefined)).toBe(true);
+    await strategy.finish();
+    expect(gradients()).toEqual(given);
+    strategy.updated();
+    strategy.dispose();
+  });
+
+  it('knows its segments', async () => {
+    const made = model();
+    const strategy = await make(made.segments);
+    const fewer = `${name}: begin(): expected the 2 segments that it was made for, received 1`;
+    expect(await refusal(() => strategy.begin(made.segments.slice(1)))).toBe(`BAD_ARGUMENT: ${fewer}`);
+    for (const k of [2, -1, 0.5, '0' as unknown as number]) {
+      const message = expect.stringMatching(
+        /^\w+: gather\(\): expected a segment from 0 to 1, received .*; run the segments/,
+      );
+      expect(() => strategy.gather(k, 'forward')).toThrow(expect.objectContaining({ code: 'BAD_ARGUMENT', message }));
+    }
+    strategy.dispose();
+  });
+
+  it('lets no optimizer work on parameters of which it trains parts', async () => {
+    const made = model();
+    const strategy = await make(made.segments);
+    const [{ weight }] = made.layers as [Linear];
+    const optimizer = () => new SGD({ params: [weight], lr: 1 });
+    const masters = () =>
+      new MasterWeights({ groups: [{ params: [weight] }], optimizer: (groups) => new SGD({ groups, lr: 1 }) });
+    if (name === 'zero') {
+      const expected =
+        'expected parts of the parameters that zero() shards, received a whole one [4, 4]; take parallel.partsOf(';
+      expect(optimizer).toThrow(`SGD: ${expected}`);
+      expect(masters).toThrow(`MasterWeights: ${expected}`);
+      new SGD({ params: [strategy.part(weight).tensor], lr: 1 }).dispose();
+    } else optimizer().dispose();
+    strategy.dispose();
+    if (!isSharded) optimizer().dispose();
   });
 
   it('frees its memory when what is on its way has ended', async () => {

@@ -4,7 +4,7 @@ import { manualSeed, ones, ops, type Tensor } from '../../lib/core/index.js';
 import { createGroup } from '../../lib/dist/index.js';
 import { Linear, segment } from '../../lib/nn/index.js';
 import { SGD } from '../../lib/optim/index.js';
-import { alone, replicate } from '../../lib/parallel/index.js';
+import { alone, replicate, runSegments } from '../../lib/parallel/index.js';
 import { type MicroBatch, type StepContext, trainStep } from '../../lib/train/step.js';
 
 /** Two steps of three micro-batches. Where one of the second step `fails`, the step is called again. */
@@ -74,6 +74,62 @@ describe('what a step is called with', () => {
     const said = typeof message === 'string' ? `trainStep: ${key}: expected ${message}` : message;
     const expected = typeof said === 'string' ? expect.stringContaining(said) : expect.stringMatching(said);
     await expect(step({ [key]: value })).rejects.toMatchObject({ code: 'BAD_ARGUMENT', message: expected });
+  });
+
+  it('says what came with a method that is none', async () => {
+    const expected = 'trainStep: group: expected an object with the method sum, received one whose sum is 5; take';
+    await expect(step({ group: { sum: 5 } })).rejects.toThrow(expected);
+  });
+
+  it.each([[[]], [[ones([2])]]])('parts without any of what trains are refused (%#)', async (wrong) => {
+    const expected = `trainStep: parts: expected what this rank updates of the parameters that train, received an array of ${wrong.length} without any`;
+    await expect(step({ parts: wrong })).rejects.toThrow(expected);
+    await expect(step({ parts: parts.slice(0, 1) })).resolves.toMatchObject({ loss: 0 });
+  });
+
+  it.each([
+    [null, 'null'],
+    [5, '5'],
+    [Promise.resolve(), 'an object of class Promise'],
+    [{ lossOf: () => ones([]) }, 'an object with lossOf'],
+    [{ input: [] }, 'an object with input'],
+  ])('a micro-batch that is none is refused (%#)', async (batch, received) => {
+    const expected = `trainStep: a micro-batch: expected an object of input, an array, and lossOf, a function, received ${received}`;
+    await expect(step({}, [() => batch])).rejects.toThrow(expected);
+  });
+
+  it('segments that are none, and a precision that keeps the loss, are refused', async () => {
+    await expect(step({ segments: [1] })).rejects.toThrow(
+      'trainStep: segments: expected those of the model, received 1 among',
+    );
+    const batch = () => ({ input: [ones([1, 3])], lossOf: ([y]: readonly Tensor[]) => ops.sum(y!) });
+    const precision = async (fn: () => Tensor) => fn();
+    const expected =
+      'trainStep: precision: expected a function that returns what it was given to run, received one that returned an object of class Promise';
+    await expect(step({ precision }, [batch])).rejects.toThrow(expected);
+  });
+
+  it('two at once with one optimizer are refused, and the first goes on', async () => {
+    const batch = () => ({ input: [ones([1, 3])], lossOf: ([y]: readonly Tensor[]) => ops.sum(y!) });
+    const first = step({}, [batch]);
+    await expect(step({}, [batch])).rejects.toThrow('trainStep: expected the step before to be over');
+    expect((await first).gradNorm).toBeGreaterThan(0);
+    await step({}, [batch]);
+  });
+
+  it('a run of the segments says which option makes no sense', () => {
+    const run = (input: unknown, options: object, lossOf: unknown = () => ones([])) =>
+      runSegments(context.segments, input as Tensor[], lossOf as () => Tensor, options);
+    const given = [ones([1, 3])];
+    expect(() => run(given[0], {})).toThrow('runSegments: input: expected an array of tensors, received');
+    expect(() => run(given, {}, null)).toThrow(
+      'runSegments: lossOf: expected a function of the last output, received null',
+    );
+    expect(() => run(given, { checkpointing: 'half' })).toThrow(
+      `runSegments: checkpointing: expected 'none', 'full' or`,
+    );
+    expect(() => run(given, { checkpointing: 0 })).toThrow('received 0');
+    expect(() => run(given, { last: 'no' })).toThrow('runSegments: last: expected true or false, received "no"');
   });
 
   it('is a context, and functions that make batches', async () => {
