@@ -1,9 +1,11 @@
-// The checkpoints that lie in a run's folder: which ones to go on from, what is set aside, and the links `latest` and
+// What lies in a run's folder before it begins: which checkpoints to go on from, what is set aside, and the links `latest` and
 // `best`. Called on rank 0 alone. Not here: what is in a checkpoint (checkpoints.ts).
 import { lstat, mkdir, readdir, readFile, rename, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { readEnvironment } from '../dist/index.js';
 import { exists, latestCheckpoint, linkAtomic, listCheckpoints } from '../io/index.js';
+import type { FinetuneConfig } from './config.js';
+import { resultOf } from './out-folder.js';
 import { type Run, tell } from './run.js';
 
 export const launchId = () => process.env.SHARDLOOP_LAUNCH_ID || undefined;
@@ -27,7 +29,9 @@ export async function findCheckpoints(run: Run): Promise<string[]> {
   if (broken.length > 0) tell(run, `${out}: ${names}: incomplete (no COMMITTED file), cannot be resumed from`);
   const others = resume === 'auto' ? complete.reverse().filter((path) => !own.includes(path)) : named;
   const found = [...own, ...others];
-  if (!options.dryRun) await setAside(run, found.length === 0 ? [...complete, ...broken] : broken);
+  const anew = found.length === 0;
+  if (!options.dryRun)
+    await setAside(run, anew ? [...complete, ...broken] : broken, anew ? await resultsOfOthers(run) : []);
   return found;
 }
 
@@ -56,15 +60,36 @@ async function checkpointFolders(out: string): Promise<string[]> {
   return (await readdir(out)).filter((name) => /^checkpoint-\d+$/.test(name)).map((name) => join(out, name));
 }
 
-/** A run must not meet an earlier run's checkpoints later, nor write over them: they are moved, not deleted. */
-export async function setAside(run: Run, found: readonly string[]): Promise<void> {
+const REPORTS = /^(metrics\.jsonl|metrics\.csv|run\.json|loss\.svg|events\.out\.tfevents\..*)$/;
+
+/** What an earlier run left in `out` that this one would write over. Not what this launch began before a restart. */
+async function resultsOfOthers({ command, config }: Run): Promise<string[]> {
+  const { out } = config;
+  if (!(await exists(out))) return [];
+  if (launchId() !== undefined && readEnvironment().restartCount > 0) {
+    const described = await readFile(join(out, 'run.json'), 'utf8').catch(() => '{}');
+    if ((JSON.parse(described) as { launch?: string }).launch === launchId()) return [];
+  }
+  // Only the folder that this run writes: `out` may hold the model that it tunes.
+  const result = basename(command === 'pretrain' ? 'model' : resultOf(config as FinetuneConfig));
+  return (await readdir(out)).filter((name) => name === result || REPORTS.test(name)).map((name) => join(out, name));
+}
+
+/**
+ * A run must not meet an earlier run's checkpoints later, nor write over them or over its results: they are moved, not
+ * deleted, and before the first step, so that no crash on the way can lose them.
+ */
+export async function setAside(run: Run, checkpoints: readonly string[], results: readonly string[] = []) {
+  const found = [...checkpoints, ...results];
   if (found.length === 0) return;
   const { out } = run.config;
   const folder = join(out, `before-${new Date().toISOString().replace(/[:.]/g, '-')}`);
   await mkdir(folder, { recursive: true });
   for (const path of found) await rename(path, join(folder, basename(path)));
   for (const name of LINKS) await dropDangling(join(out, name));
-  tell(run, `${out} held checkpoints that this run does not go on from; they are now in ${folder}`);
+  const names = results.map((path) => basename(path)).join(', ');
+  const held = [...(checkpoints.length > 0 ? ['checkpoints'] : []), ...(names ? [`results (${names})`] : [])];
+  tell(run, `${out} held ${held.join(' and ')} that this run does not go on from; they are now in ${folder}`);
 }
 
 /** Links in `out` to checkpoints there, so that `--resume OUT/best` works. One without a target stays if it leads somewhere. */

@@ -38,7 +38,6 @@ export async function finetune(config: FinetuneOptions, options: RunOptions = {}
     if (examples.note) tell(run, examples.note);
     await stopIfAsked(run);
 
-    await describeRun(run);
     const path = resultOf(run.config);
     const isAdapter = run.config.method === 'lora';
     const weights = sharded ? await openWeights(dir) : null;

@@ -15,7 +15,7 @@ import { microBatches } from './micro-batch.js';
 import { makeOptimizer, makeSchedule } from './optimizer.js';
 import { planRun } from './plan.js';
 import { makeScaler, precisionScope, productDtype } from './precision.js';
-import { openSinks, type Run, seedStep, stopIfAsked, sumOverRanks, tell } from './run.js';
+import { describeRun, openSinks, type Run, seedStep, stopIfAsked, sumOverRanks, tell } from './run.js';
 import { spread } from './spread.js';
 import { type StepContext, trainStep } from './step.js';
 import type { RunSummary } from './summary.js';
@@ -123,6 +123,7 @@ async function trainSteps(
     describe: result.describe,
   });
   const before = await checkpoints.resume();
+  await describeRun(run); // not earlier: until here run.json may be another run's
   const held = data.heldOut;
   const measure = (between?: () => Promise<void>) => (held ? evaluate(run, model, held, context, between) : undefined);
   const stopEarly = () =>

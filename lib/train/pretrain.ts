@@ -33,7 +33,6 @@ export async function pretrain(config: PretrainOptions, options: RunOptions = {}
     const { model } = made;
     opened.push(model);
 
-    await describeRun(run);
     const path = join(run.config.out, 'model');
     const summary = await trainLoop(run, made, text, {
       path,

@@ -232,6 +232,7 @@ export async function describeRun(run: Run, summary?: RunSummary): Promise<void>
     device,
     threads,
     startedAt,
+    launch: process.env.SHARDLOOP_LAUNCH_ID || undefined,
     ...(summary ? { finishedAt: new Date(), result: summary } : {}),
   };
   await writeFileAtomic(join(config.out, 'run.json'), `${JSON.stringify(description, null, 2)}\n`);

@@ -230,4 +230,27 @@ describe('stop and resume', () => {
     const aside = names.find((name) => name.startsWith('before-'))!;
     expect(readdirSync(join(first.out, aside)).length).toBeGreaterThan(0);
   });
+
+  it('a new run sets the result and the reports of an earlier one aside, and says so; one that goes on does not', async () => {
+    const { out } = await run({ ...config, saveSteps: 2, maxSteps: 4 });
+    const files = ['adapter/adapter_model.safetensors', 'metrics.jsonl', 'metrics.csv', 'run.json', 'loss.svg'];
+    const read = (folder: string) => files.map((name) => readFileSync(join(folder, name), 'utf8'));
+    const earlier = read(out);
+    const events = readdirSync(out).filter((name) => name.startsWith('events.'));
+    mkdirSync(join(out, 'model')); // what it does not write stays
+    const { summary } = await run({ ...config, out, maxSteps: 2 });
+    const [aside, ...more] = readdirSync(out).filter((name) => name.startsWith('before-'));
+    expect(more).toEqual([]);
+    expect(read(join(out, aside!))).toEqual(earlier);
+    expect(readdirSync(join(out, aside!))).toEqual(expect.arrayContaining([...events, 'checkpoint-2']));
+    expect(summary.notes!.join('\n')).toMatch(/held checkpoints and results \(adapter, .*metrics\.jsonl.*before-/);
+    expect(metricsOf(out).map(({ step }) => step)).toEqual([1, 2]);
+    expect(existsSync(join(out, 'model'))).toBe(true);
+    await run({ ...config, out, resume: 'auto', saveSteps: 2, maxSteps: 3 }); // no checkpoint is left: anew
+    const count = () => readdirSync(out).filter((name) => name.startsWith('before-')).length;
+    expect(count()).toBe(2);
+    await run({ ...config, out, resume: 'auto', maxSteps: 4 });
+    expect(count()).toBe(2);
+    expect(metricsOf(out).map(({ step }) => step)).toEqual([1, 2, 3, 4]);
+  });
 });
