@@ -1,5 +1,6 @@
 // Reads the records of data files: JSON, JSONL, CSV, Parquet and plain text, gzipped or not. Every bad record is a
 // BAD_RECORD error that names file and line. Each format has a file of its own; what a record is stands in record-shape.ts.
+import { statSync } from 'node:fs';
 import { basename } from 'node:path';
 import { ShardloopError } from '../core/errors.js';
 import { forCommand } from '../core/option-names.js';
@@ -59,6 +60,8 @@ const OPTIONS = ['format', 'textBy', 'maxRecordBytes'];
  */
 export async function* readRecords(file: string, options: ReadOptions = {}): AsyncGenerator<DataRecord> {
   checkOptions('readRecords', options, OPTIONS);
+  if (statSync(file, { throwIfNoEntry: false })?.isDirectory())
+    throw new ShardloopError('BAD_RECORD', `${file}: expected a file, got a directory; name the files in it`);
   const format = options.format ?? formatOf(file);
   const maxBytes = options.maxRecordBytes ?? 64 * 2 ** 20;
   let first: { shape: RecordShape; line: number } | null = null;

@@ -72,6 +72,7 @@ const ROOT_CAUSE = 2000;
  */
 export async function launch(options: LaunchOptions): Promise<LaunchResult> {
   const plan = planOf(options);
+  if (options.logDir !== undefined) makeLogFolder(options.logDir); // before other hosts are waited for
   const folder = mkdtempSync(join(tmpdir(), 'shardloop-launch-'));
   const keeper = new Keeper(folder);
   let outside: OutsideSignals | undefined;
@@ -80,7 +81,6 @@ export async function launch(options: LaunchOptions): Promise<LaunchResult> {
     const serves = plan.size > 1 && plan.nodeRank === 0;
     const port = serves ? await keeper.serve(plan.masterAddr, plan.masterPort) : plan.masterPort;
     const hosts = plan.nnodes > 1 ? await joinHosts(keeper, plan, port, options) : null;
-    if (options.logDir !== undefined) makeFolder(options.logDir);
     outside = new OutsideSignals(options.abort);
     const start: Start = { plan, options, port, folder, keeper, id: randomUUID() };
     for (let attempt = 0; ; attempt++) {
@@ -97,6 +97,20 @@ export async function launch(options: LaunchOptions): Promise<LaunchResult> {
     outside?.close();
     await keeper.close();
     rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+function makeLogFolder(path: string): void {
+  try {
+    makeFolder(path);
+  } catch (cause) {
+    throw new ShardloopError(
+      'BAD_ARGUMENT',
+      named(
+        `launch: --log-dir: expected a folder, received ${describe(path)}: ${(cause as Error).message}; name another one`,
+      ),
+      { cause },
+    );
   }
 }
 

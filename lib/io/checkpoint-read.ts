@@ -2,7 +2,7 @@
 // that hold them, whatever number of writers wrote it. Writing, and the layout of the folder, stand in checkpoint.ts.
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { readFile, stat } from 'node:fs/promises';
+import { readdir, readFile, realpath, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { describe, empty, noGrad, ops, ShardloopError, scope, type Tensor } from '../core/index.js';
@@ -183,6 +183,7 @@ export async function requireCheckpoint(path: string): Promise<void> {
     const inside = (await exists(join(path, 'COMMITTED'))) ? [] : await listCheckpoints(path);
     if (inside.length > 0)
       throw damaged(path, `expected one checkpoint, it holds several: ${namesOf(inside)}; name one`);
+    if (!(await isLike(path))) throw damaged(path, await noCheckpoint(path));
     return;
   }
   const parent = /^[./]+$/.test(dirname(path)) ? resolve(dirname(path)) : dirname(path); // '.' would read as a full stop
@@ -190,6 +191,20 @@ export async function requireCheckpoint(path: string): Promise<void> {
   const lies = beside.length > 0 ? `${parent} holds ${namesOf(beside)}` : `${parent} holds no checkpoint`;
   const advice = (await exists(parent)) ? lies : `there is no folder ${parent} either`;
   throw damaged(path, `expected a checkpoint's folder, there is no such folder; ${advice}`);
+}
+
+/** Whether it is, or was to become, a checkpoint: then it may be incomplete. */
+async function isLike(path: string): Promise<boolean> {
+  const named = /^checkpoint-\d+$/.test(basename(await realpath(path)));
+  const files = ['COMMITTED', 'manifest.json', 'state.json'].map((name) => exists(join(path, name)));
+  return named || (await Promise.all(files)).includes(true);
+}
+
+async function noCheckpoint(path: string): Promise<string> {
+  const names = (await readdir(path)).sort();
+  const more = names.length > MOST_NAMES ? ` and ${names.length - MOST_NAMES} more` : '';
+  const holds = names.length > 0 ? `it holds ${names.slice(0, MOST_NAMES).join(', ')}${more}` : 'it is empty';
+  return `expected a checkpoint's folder, such as checkpoint-N, latest or best in a run's folder; this is none: ${holds}`;
 }
 
 const MOST_NAMES = 8;

@@ -187,7 +187,10 @@ export const planSchema = z.strictObject({
   width: whole(1).default(768).describe('size of the residual stream'),
   vocabulary: whole(1).default(50257).describe('entries of the vocabulary'),
   seqLen: whole(2).optional().describe("tokens of a sequence (default: 1024, or the model's context)"),
-  world: whole(1).default(1).describe('ranks'),
+  world: whole(1)
+    .max(2 ** 31 - 1)
+    .default(1)
+    .describe('ranks'),
   method: z.enum(['lora', 'full']).default('full').describe('train a LoRA adapter, or all weights'),
   loraRank: finetuneSchema.shape.loraRank,
   targetModules: finetuneSchema.shape.targetModules,

@@ -88,10 +88,11 @@ function deviceProblems(asked: string | undefined, chosen: string | undefined): 
 }
 
 function saveProblems(config: TrainingConfig): string[] {
-  const { saveBackground, saveThrottleMb, saveBest, evalSteps, evalSplit, evalData } = config;
+  const { saveBackground, saveThrottleMb, saveBest, evalSteps, evalSplit, evalData, resume } = config;
   const problems: string[] = [];
   if (saveThrottleMb !== undefined && !saveBackground)
     problems.push(words`--save-throttle-mb is for --save-background, which is not set; set both`);
+  if (resume === '') problems.push(words`--resume: expected auto or a checkpoint's folder, received ''; name one`);
   if (saveBest && (evalSteps === 0 || (evalSplit === 0 && evalData === undefined))) problems.push(nothingScored());
   return problems;
 }

@@ -290,6 +290,10 @@ it('goes by the name unless told the format', async () => {
     /^x\/b\.zip: .*, received \.zip; convert or rename the file, or say what it holds with the option format: one of 'json',/,
   );
   expect(await brief('a.dat', P, { format: 'jsonl' })).toHaveLength(1);
+  for (const options of [{}, { format: 'jsonl' }] as const)
+    await expect(loadRecords(import.meta.dirname, options)).rejects.toThrow(
+      /: expected a file, got a directory; name the/,
+    );
 });
 
 it('reads several files in order', async () => {

@@ -5,6 +5,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { dirname, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { launch } from '../../lib/dist/launch.js';
 import { alive, LAUNCH, launcher as launcherIn, launchFolder, listens, numbers, type Run, until } from './launcher.js';
 import { freePort } from './ranks.js';
 
@@ -55,6 +56,12 @@ describe('launch', () => {
     expect(logged.out()).toBe('out of 0\n');
     expect(readFileSync(join(logDir, 'rank-1.out'), 'utf8')).toBe('out of 1\n');
     expect(readFileSync(join(logDir, 'rank-0.err'), 'utf8')).toBe('err of 0\n');
+    const file = join(logDir, 'rank-0.err');
+    const refused = launch({ command: [process.execPath, '-e', '0'], nprocPerNode: 2, logDir: file });
+    await expect(refused).rejects.toMatchObject({
+      code: 'BAD_ARGUMENT',
+      message: expect.stringMatching(/logDir: expected a folder, received .*rank-0\.err.*; name another one/),
+    });
   });
 
   it('shows every line of ranks that write faster than it is read', async () => {

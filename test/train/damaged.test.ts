@@ -1,5 +1,5 @@
 // Checkpoints that are damaged, and folders that are none: what `--resume` says, and what it goes on from.
-import { existsSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { shardloop } from '../cli/run.js';
@@ -146,6 +146,12 @@ describe('a checkpoint that is named', () => {
     expect(await refused(out, 'no/such')).toContain('there is no such folder; there is no folder no either');
     expect(await refused(out, tiny.data)).toContain("expected a checkpoint's folder, it is a file");
     expect(await refused(out, out)).toContain('expected one checkpoint, it holds several: checkpoint-2, checkpoint-4');
+    const none = `expected a checkpoint's folder, such as checkpoint-N, latest or best in a run's folder; this is none: it `;
+    expect(await refused(out, tiny.model)).toContain(`${tiny.model}: ${none}holds config.json, `);
+    mkdirSync(join(tiny.folder, 'empty'));
+    expect(await refused(out, join(tiny.folder, 'empty'))).toContain(`${none}is empty`);
+    mkdirSync(join(out, 'checkpoint-7'));
+    expect(await refused(out, join(out, 'checkpoint-7'))).toContain('the checkpoint is incomplete');
   });
 
   it('and not there is said before ranks start, once', async () => {
@@ -160,6 +166,7 @@ describe('a checkpoint that is named', () => {
       '--nproc',
       '2',
     ];
+    expect((await shardloop([...args, '--resume', ''])).stderr).toContain('--resume: expected auto or a checkpoint');
     const { code, stderr } = await shardloop([...args, '--resume', 'no/such']);
     expect(code).toBe(1);
     expect(stderr).toBe(

@@ -71,6 +71,15 @@ it.each([0, 1, 2, 3])('a world of a million ranks is planned as one of a thousan
   else expect(wire.all_reduce! / (8 * psi)).toBeCloseTo(1, 3);
 });
 
+it('refuses a world that no number of 32 bits holds, and plans the largest that one does', async () => {
+  const small = { layers: 1, heads: 2, width: 64, vocabulary: 300, seqLen: 32, microBatch: 1, zero: 3 } as const;
+  await expect(forecast({ ...small, world: Number.MAX_SAFE_INTEGER })).rejects.toMatchObject({
+    code: 'BAD_CONFIG',
+    message: expect.stringMatching(/world.*2147483647/),
+  });
+  expect((await forecast({ ...small, world: 2 ** 31 - 1 })).ranks).toBe(2 ** 31 - 1);
+});
+
 describe('forecast', () => {
   const shape = { layers: 2, heads: 2, width: 64, vocabulary: 300, seqLen: 32, microBatch: 2 } as const;
   const peak = async (more: Partial<PlanConfig>) => (await forecast({ ...shape, ...more })).memory.peak;
