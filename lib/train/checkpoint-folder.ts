@@ -67,8 +67,8 @@ async function resultsOfOthers({ command, config }: Run): Promise<string[]> {
   const { out } = config;
   if (!(await exists(out))) return [];
   if (launchId() !== undefined && readEnvironment().restartCount > 0) {
-    const described = await readFile(join(out, 'run.json'), 'utf8').catch(() => '{}');
-    if ((JSON.parse(described) as { launch?: string }).launch === launchId()) return [];
+    const described = await readFile(join(out, 'run.json'), 'utf8').catch(() => '');
+    if (described.includes(`"launch": "${launchId()}"`)) return []; // as describeRun writes it; a foreign file need not be JSON
   }
   // Only the folder that this run writes: `out` may hold the model that it tunes.
   const result = basename(command === 'pretrain' ? 'model' : resultOf(config as FinetuneConfig));

@@ -1,5 +1,5 @@
 // What a training step is called with: a program of one's own hands it over, in JavaScript or with a cast, and the messages name
-// what is missing. Looked at once a step; what a tensor or a segment holds is for who uses it.
+// what is missing. Looked at once a step, before it begins, and at each micro-batch.
 import { describe, isTensor, ShardloopError, type Tensor } from '../core/index.js';
 import { segmentParameters } from '../nn/index.js';
 import type { Optimizer } from '../optim/index.js';

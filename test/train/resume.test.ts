@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { crc32 } from 'node:zlib';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { stats } from '../../lib/core/memory.js';
 import type { FinetuneOptions } from '../../lib/train/finetune.js';
 import type { RunOptions } from '../../lib/train/run.js';
@@ -252,5 +252,24 @@ describe('stop and resume', () => {
     await run({ ...config, out, resume: 'auto', maxSteps: 4 });
     expect(count()).toBe(2);
     expect(metricsOf(out).map(({ step }) => step)).toEqual([1, 2, 3, 4]);
+  });
+
+  it.each([
+    ['0', 'a', 'a', true],
+    ['1', 'a', 'a', false],
+    ['1', 'a', 'b', true],
+  ])('restart %s of launch %s after one of launch %s sets aside: %s', async (restart, launch, earlier, isAside) => {
+    const rank = { RANK: '0', WORLD_SIZE: '1', LOCAL_RANK: '0', LOCAL_WORLD_SIZE: '1' };
+    for (const [name, value] of Object.entries(rank)) vi.stubEnv(name, value);
+    vi.stubEnv('SHARDLOOP_LAUNCH_ID', earlier);
+    try {
+      const { out } = await run({ ...config, maxSteps: 2 });
+      vi.stubEnv('SHARDLOOP_LAUNCH_ID', launch);
+      vi.stubEnv('TORCHELASTIC_RESTART_COUNT', restart);
+      await run({ ...config, out, maxSteps: 2 });
+      expect(readdirSync(out).some((name) => name.startsWith('before-'))).toBe(isAside);
+    } finally {
+      vi.unstubAllEnvs();
+    }
   });
 });
